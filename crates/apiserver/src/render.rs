@@ -1,0 +1,220 @@
+//! Answers in the form that was asked for: whole objects, tables or metadata only, as JSON, YAML or protobuf.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use store::Entry;
+
+use crate::fault::{Fault, Outcome};
+use crate::kinds::{Column, Kind};
+use crate::negotiate::{Form, Media, Shape};
+use crate::object;
+use crate::query::Query;
+
+/// How much of an object a row of a table carries along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RowObject {
+    None,
+    Metadata,
+    Whole,
+}
+
+/// A renderer for one kind and one form.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Renderer {
+    pub(crate) kind: &'static Kind,
+    pub(crate) form: Form,
+    rows: RowObject,
+}
+
+/// What a list says about itself.
+#[derive(Debug, Default)]
+pub(crate) struct ListMeta {
+    pub(crate) revision: u64,
+    pub(crate) continue_token: Option<String>,
+    pub(crate) remaining: Option<usize>,
+}
+
+impl ListMeta {
+    fn to_value(&self) -> Value {
+        let mut meta = json!({"resourceVersion": self.revision.to_string()});
+        if let Some(token) = &self.continue_token {
+            meta["continue"] = token.clone().into();
+        }
+        if let Some(remaining) = self.remaining {
+            meta["remainingItemCount"] = remaining.into();
+        }
+        meta
+    }
+}
+
+impl Renderer {
+    pub(crate) fn new(kind: &'static Kind, form: Form, query: &Query) -> Outcome<Renderer> {
+        let rows = match query.text("includeObject") {
+            "" | "Metadata" => RowObject::Metadata,
+            "None" => RowObject::None,
+            "Object" => RowObject::Whole,
+            other => {
+                return Err(Fault::bad_request(format!(
+                    "Table.meta.k8s.io \"\" is invalid: includeObject: Invalid value: {other:?}: must be 'Metadata', 'Object', 'None', or empty"
+                )));
+            }
+        };
+        Ok(Renderer { kind, form, rows })
+    }
+
+    /// One object, as it is stored.
+    pub(crate) fn stored(&self, bytes: &[u8]) -> Outcome<Bytes> {
+        if self.form.media == Media::Json && self.form.shape == Shape::Whole {
+            let mut out = Vec::with_capacity(bytes.len() + 64);
+            object::write_named(self.kind, bytes, &mut out)?;
+            return Ok(out.into());
+        }
+        self.object(&object::decode(self.kind, bytes)?)
+    }
+
+    /// One object.
+    pub(crate) fn object(&self, object: &Value) -> Outcome<Bytes> {
+        let value = match self.form.shape {
+            Shape::Whole => return write(object, self.form.media),
+            Shape::Partial => partial(object),
+            Shape::Table => {
+                let meta = json!({"resourceVersion": object::meta(object, "resourceVersion")});
+                self.table(meta, std::iter::once(Ok(object.clone())), true)?
+            }
+        };
+        write(&value, self.form.media)
+    }
+
+    /// An object within a watch event; only the first table says its columns.
+    pub(crate) fn event_object(&self, object: &Value, first: bool) -> Outcome<Value> {
+        match self.form.shape {
+            Shape::Whole => Ok(object.clone()),
+            Shape::Partial => Ok(partial(object)),
+            Shape::Table => {
+                let meta = json!({"resourceVersion": object::meta(object, "resourceVersion")});
+                self.table(meta, std::iter::once(Ok(object.clone())), first)
+            }
+        }
+    }
+
+    /// A list of stored objects.
+    pub(crate) fn list(&self, entries: &[Entry], meta: &ListMeta) -> Outcome<Bytes> {
+        let decoded = || entries.iter().map(|entry| object::decode(self.kind, &entry.value));
+        let value = match (self.form.shape, self.form.media) {
+            (Shape::Whole, Media::Json) => return self.json_list(entries, meta),
+            (Shape::Whole, Media::Yaml | Media::Protobuf) => {
+                let items = decoded().collect::<Outcome<Vec<Value>>>()?;
+                json!({
+                    "kind": format!("{}List", self.kind.kind),
+                    "apiVersion": object::api_version(self.kind),
+                    "metadata": meta.to_value(),
+                    "items": items,
+                })
+            }
+            (Shape::Partial, _) => {
+                let items = decoded().map(|item| Ok(partial(&item?))).collect::<Outcome<Vec<Value>>>()?;
+                json!({
+                    "kind": "PartialObjectMetadataList",
+                    "apiVersion": "meta.k8s.io/v1",
+                    "metadata": meta.to_value(),
+                    "items": items,
+                })
+            }
+            (Shape::Table, _) => self.table(meta.to_value(), decoded(), true)?,
+        };
+        write(&value, self.form.media)
+    }
+
+    /// A list of objects that are not stored.
+    pub(crate) fn list_of(&self, objects: Vec<Value>, meta: &ListMeta) -> Outcome<Bytes> {
+        let meta = meta.to_value();
+        let (kind, api_version, items) = match self.form.shape {
+            Shape::Table => {
+                return write(&self.table(meta, objects.into_iter().map(Ok), true)?, self.form.media);
+            }
+            Shape::Partial => (
+                "PartialObjectMetadata",
+                "meta.k8s.io/v1".to_owned(),
+                objects.iter().map(partial).collect::<Vec<Value>>(),
+            ),
+            Shape::Whole => (self.kind.kind, object::api_version(self.kind), objects),
+        };
+        let list = json!({"kind": format!("{kind}List"), "apiVersion": api_version, "metadata": meta, "items": items});
+        write(&list, self.form.media)
+    }
+
+    /// The quick way for the common case: the stored bytes one after another.
+    fn json_list(&self, entries: &[Entry], meta: &ListMeta) -> Outcome<Bytes> {
+        let size: usize = entries.iter().map(|entry| entry.value.len() + 1).sum();
+        let mut out = Vec::with_capacity(size + 256);
+        let head = format!(
+            r#"{{"kind":"{}List","apiVersion":"{}","metadata":"#,
+            self.kind.kind,
+            object::api_version(self.kind)
+        );
+        out.extend_from_slice(head.as_bytes());
+        object::write_json(&meta.to_value(), &mut out);
+        out.extend_from_slice(br#","items":["#);
+        for (index, entry) in entries.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            object::write_item(self.kind, &entry.value, &mut out)?;
+        }
+        out.extend_from_slice(b"]}");
+        Ok(out.into())
+    }
+
+    fn table(&self, meta: Value, objects: impl Iterator<Item = Outcome<Value>>, with_columns: bool) -> Outcome<Value> {
+        let now = jiff::Timestamp::now().as_second();
+        let mut rows = Vec::new();
+        for object in objects {
+            let object = object?;
+            let cells = (self.kind.cells)(&object::as_stored(self.kind, &object), now);
+            let mut row = json!({"cells": cells});
+            match self.rows {
+                RowObject::None => {}
+                RowObject::Metadata => row["object"] = partial(&object),
+                RowObject::Whole => row["object"] = object,
+            }
+            rows.push(row);
+        }
+        let columns: Vec<Value> =
+            if with_columns { self.kind.columns.iter().map(column).collect() } else { Vec::new() };
+        Ok(json!({
+            "kind": "Table",
+            "apiVersion": "meta.k8s.io/v1",
+            "metadata": meta,
+            "columnDefinitions": columns,
+            "rows": rows,
+        }))
+    }
+}
+
+fn column(column: &Column) -> Value {
+    json!({
+        "name": column.name,
+        "type": column.r#type,
+        "format": column.format,
+        "description": column.description,
+        "priority": column.priority,
+    })
+}
+
+fn partial(object: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+}
+
+/// Any value that has `kind` and `apiVersion`.
+pub(crate) fn write(value: &Value, media: Media) -> Outcome<Bytes> {
+    match media {
+        Media::Json => {
+            let mut out = Vec::with_capacity(1024);
+            object::write_json(value, &mut out);
+            out.push(b'\n');
+            Ok(out.into())
+        }
+        Media::Yaml => serde_norway::to_string(value).map(Bytes::from).map_err(Fault::internal),
+        Media::Protobuf => crate::wire::encode(value).map(Bytes::from),
+    }
+}

@@ -1,0 +1,135 @@
+//! Ingress as a user meets it: a class from the start, an address in the status, names on the machine, a rolling update under load.
+
+use std::io::{Read, Write};
+use std::process::{Child, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use testkit::{Machine, said, until};
+
+const WEB: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  strategy: {rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}
+  template:
+    metadata: {labels: {app: web}, annotations: {version: "1"}}
+    spec:
+      terminationGracePeriodSeconds: 5
+      containers:
+        - name: web
+          image: localhost/busybox:test
+          command: [sh, -c, "trap 'sleep 2; exit 0' TERM; echo hello > /tmp/index.html; httpd -f -p 8080 -h /tmp & wait"]
+          ports: [{name: http, containerPort: 8080}]
+          readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: http}]
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web}
+spec:
+  rules:
+    - host: web.example
+      http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {name: http}}}}]}
+"#;
+
+fn kubectl(machine: &Machine, arguments: &[&str]) -> Result<String> {
+    Ok(machine.kubectl(arguments)?.ok()?.out)
+}
+
+fn answers(machine: &Machine, flags: &[&str]) -> Result<()> {
+    let answer =
+        said(machine.command("curl").args(["-sSf", "--max-time", "5", "--noproxy", "*"]).args(flags))?.ok()?.out;
+    ensure!(answer == "hello\n", "{flags:?} answers {answer:?}");
+    Ok(())
+}
+
+/// Asks again and again; each failure is a line.
+fn load(machine: &Machine, url: &str) -> Result<Child> {
+    let script = "while read -t 0.01 -r stop; test $? -gt 128; do \
+        curl -sSf --max-time 5 --noproxy '*' -H 'Host: web.example' \"$0\" > /dev/null || echo failed; echo asked; done";
+    let mut command = machine.command("bash");
+    let command =
+        command.args(["-c", script, url]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command.spawn().context("no bash")
+}
+
+#[test]
+fn an_ingress_is_served_on_the_nodes_and_loses_nothing_in_a_rolling_update() -> Result<()> {
+    let machine = Machine::new()?;
+    machine.busybox_image()?;
+    machine.up(&[])?;
+    let manifest = machine.file("web.yaml", WEB)?;
+    kubectl(&machine, &["apply", "-f", &manifest.to_string_lossy()])?;
+    kubectl(&machine, &["rollout", "status", "deployment/web", "--timeout=90s"])?;
+    let class = kubectl(&machine, &["get", "ingress/web", "-o", "jsonpath={.spec.ingressClassName}"])?;
+    assert_eq!(class, "portolan");
+    let address = until("an address", || {
+        let path = "jsonpath={.status.loadBalancer.ingress[0].ip}";
+        let address = kubectl(&machine, &["get", "ingress/web", "-o", path])?;
+        ensure!(!address.is_empty());
+        Ok(address)
+    })?;
+    let url = format!("http://{address}/");
+    until("served", || answers(&machine, &["-H", "Host: web.example", &url]))?;
+    answers(&machine, &["-k", "--resolve", &format!("web.example:443:{address}"), "https://web.example/"])?;
+    answers(&machine, &["--resolve", "web.default.localhost:8090:127.0.0.1", "http://web.default.localhost:8090/"])?;
+    let told = said(&mut machine.portolan(&["service", "web"]))?.ok()?.out;
+    assert!(told.contains("http://web.default.localhost:8090"), "{told}");
+
+    let mut asking = load(&machine, &url)?;
+    let loads = [("http", "--h1"), ("https", "--npn-list=h2"), ("https", "--h1")];
+    let loads: Vec<Child> =
+        loads.into_iter().map(|(scheme, flag)| h2load(&machine, &address, scheme, flag)).collect::<Result<_>>()?;
+    kubectl(&machine, &["rollout", "restart", "deployment/web"])?;
+    kubectl(&machine, &["rollout", "status", "deployment/web", "--timeout=90s"])?;
+    until("the old pods gone", || {
+        let pods = kubectl(&machine, &["get", "pods", "-o", "name"])?;
+        ensure!(pods.lines().count() == 2, "{pods}");
+        Ok(())
+    })?;
+    asking.stdin.take().context("no input")?.write_all(b"stop\n")?;
+    let mut lines = String::new();
+    asking.stdout.take().context("no output")?.read_to_string(&mut lines)?;
+    asking.wait()?;
+    let count = |text: &str| lines.lines().filter(|line| *line == text).count();
+    assert_eq!(count("failed"), 0, "of {} requests", count("asked"));
+    assert!(count("asked") > 20, "only {} requests", count("asked"));
+    for load in loads {
+        let told = String::from_utf8_lossy(&load.wait_with_output()?.stdout).into_owned();
+        ensure!(told.contains(" 0 failed, 0 errored, 0 timeout"), "{told}");
+        ensure!(told.contains(" 0 3xx, 0 4xx, 0 5xx"), "{told}");
+    }
+    Ok(())
+}
+
+/// Many requests on few connections, for longer than a rolling update takes.
+fn h2load(machine: &Machine, address: &str, scheme: &str, flag: &str) -> Result<Child> {
+    let port = if scheme == "https" { 443 } else { 80 };
+    let mut command = machine.command("h2load");
+    command.args(["-c", "4", "-t", "1", "-D", "15", "--rps=25", flag, &format!("--connect-to={address}:{port}")]);
+    let command = command.arg(format!("{scheme}://web.example/")).stdout(Stdio::piped());
+    command.spawn().context("no h2load (package nghttp2-client)")
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_and_the_cluster_starts() -> Result<()> {
+    let machine = Machine::new()?;
+    let listen = "import socket,time; s=socket.socket(); s.bind(('127.0.0.1',8090)); s.listen(); print('up',flush=True); time.sleep(600)";
+    let mut taken = machine.command("python3").args(["-c", listen]).stdout(Stdio::piped()).spawn()?;
+    let mut line = [0; 3];
+    taken.stdout.take().context("no output")?.read_exact(&mut line)?;
+    let told = machine.up(&[])?;
+    assert!(told.err.contains("does not listen on 127.0.0.1:8090") && told.err.contains("hint:"), "{}", told.err);
+    taken.kill()?;
+    taken.wait()?;
+    Ok(())
+}

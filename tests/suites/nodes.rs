@@ -1,0 +1,183 @@
+//! Where nodes live: three in namespaces of one machine, and the machine itself as the node. Both end without a trace.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+use testkit::{Machine, said, until};
+
+const WEB: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      topologySpreadConstraints:
+        - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: web}}}
+      containers:
+        - name: web
+          image: localhost/busybox:test
+          command: [sh, -c, "hostname > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"]
+          readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30080}]
+"#;
+
+fn serve(machine: &Machine) -> Result<()> {
+    let manifest = machine.file("web.yaml", WEB)?;
+    machine.kubectl(&["apply", "-f", &manifest.to_string_lossy()])?.ok()?;
+    machine.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"])?.ok()?;
+    Ok(())
+}
+
+fn words(machine: &Machine, kind: &str, path: &str) -> Result<BTreeSet<String>> {
+    let said = machine.kubectl(&["get", kind, "-o", &format!("jsonpath={path}")])?.ok()?.out;
+    Ok(said.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Who answers when asked until all have, or for long enough.
+fn answers(expected: &BTreeSet<String>, mut ask: impl FnMut() -> Result<String>) -> Result<()> {
+    let mut met = BTreeSet::new();
+    until("met every pod", || {
+        met.insert(ask()?.trim().to_owned());
+        ensure!(met == *expected, "met {met:?} of {expected:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn three_nodes_are_one_cluster() -> Result<()> {
+    let machine = Machine::new()?;
+    machine.busybox_image()?;
+    let told = machine.up(&["--nodes", "3"])?.out;
+    ensure!(told.contains("3 nodes are Ready"), "{told}");
+    serve(&machine)?;
+    ensure!(words(&machine, "pods", "{.items[*].spec.nodeName}")?.len() == 3, "the pods are not spread");
+    let pods = words(&machine, "pods", "{.items[*].metadata.name}")?;
+    let curl = |url: &str| Ok(said(machine.command("curl").args(["-sf", "--max-time", "5", url]))?.ok()?.out);
+    for node in words(&machine, "nodes", "{.items[*].status.addresses[0].address}")? {
+        answers(&pods, || curl(&format!("http://{node}:30080/")))?;
+    }
+    for vip in words(&machine, "service/web", "{.spec.clusterIP}")? {
+        answers(&pods, || curl(&format!("http://{vip}/")))?;
+    }
+    for pod in &pods {
+        answers(&pods, || Ok(machine.kubectl(&["exec", pod, "--", "wget", "-qO-", "http://web/"])?.ok()?.out))?;
+    }
+    let other = said(&mut machine.portolan(&["up", "--no-kubeconfig", "--api-port", "7443", "--nodes", "2"]))?;
+    ensure!(other.err.contains("already runs"), "{}", other.err);
+    said(&mut machine.portolan(&["down"]))?.ok()?;
+    nothing_left(&machine, "lo")
+}
+
+#[test]
+fn a_dual_stack_cluster_serves_both_families() -> Result<()> {
+    let machine = Machine::new()?;
+    machine.busybox_image()?;
+    let ranges = ["--service-cidr=10.96.0.0/16,fd00:10:96::/112", "--pod-cidr=10.244.0.0/16,fd00:10:244::/56"];
+    machine.up(&[ranges[0], ranges[1], "--nodes=2"])?;
+    let manifest =
+        WEB.replace("spec:\n  type: NodePort", "spec:\n  ipFamilyPolicy: RequireDualStack\n  type: NodePort");
+    let manifest = machine.file("web.yaml", &manifest.replace("replicas: 3", "replicas: 2"))?;
+    machine.kubectl(&["apply", "-f", &manifest.to_string_lossy()])?.ok()?;
+    machine.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"])?.ok()?;
+    let pods = words(&machine, "pods", "{.items[*].metadata.name}")?;
+    ensure!(words(&machine, "pods", "{.items[*].status.podIPs[*].ip}")?.len() == 4, "not two addresses a pod");
+    let vips = words(&machine, "service/web", "{.spec.clusterIPs[*]}")?;
+    ensure!(vips.iter().any(|vip| vip.starts_with("fd00:10:96::")), "{vips:?}");
+    let addresses = words(&machine, "nodes", "{.items[*].status.addresses[?(@.type=='InternalIP')].address}")?;
+    ensure!(addresses.len() == 4, "{addresses:?}");
+    let bracketed = |address: &String| if address.contains(':') { format!("[{address}]") } else { address.clone() };
+    let urls = vips.iter().map(bracketed).chain(addresses.iter().map(|node| bracketed(node) + ":30080"));
+    for url in urls.map(|host| format!("http://{host}/")) {
+        answers(&pods, || Ok(said(machine.command("curl").args(["-gsf", "--max-time", "5", &url]))?.ok()?.out))?;
+        for pod in &pods {
+            answers(&pods, || Ok(machine.kubectl(&["exec", pod, "--", "wget", "-qO-", &url])?.ok()?.out))?;
+        }
+    }
+    dns_over_both_families(&machine, &pods)?;
+    said(&mut machine.portolan(&["down"]))?.ok()?;
+    nothing_left(&machine, "lo")
+}
+
+/// The DNS Service has an address of each family on every node, and neither is tracked.
+fn dns_over_both_families(machine: &Machine, pods: &BTreeSet<String>) -> Result<()> {
+    let path = "jsonpath={.spec.clusterIPs[*]}";
+    let vips = machine.kubectl(&["get", "-n", "kube-system", "service/kube-dns", "-o", path])?.ok()?.out;
+    ensure!(vips == "10.96.0.10 fd00:10:96::a", "{vips}");
+    for vip in vips.split(' ') {
+        let mut dig = machine.command("dig");
+        dig.args([&format!("@{vip}"), "+short", "+tries=1", "+time=5", "kubernetes.default.svc.cluster.local"]);
+        let answer = said(&mut dig)?.ok()?.out;
+        ensure!(answer == "10.96.0.1\n", "{vip}: {answer}");
+        for pod in pods {
+            let name = "web.default.svc.cluster.local";
+            machine.kubectl(&["exec", pod, "--", "nslookup", "-type=aaaa", name, vip])?.ok()?;
+        }
+    }
+    let (folder, mut untracked) = (machine.data_dir().join("run/netns"), 0);
+    for node in std::fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()? {
+        let node = format!("--net={}", node.path().display());
+        for family in ["ip", "ip6"] {
+            // The folder also holds the namespaces of the bridge and of pods, which have no such table.
+            let list = [&node, "--", "nft", "list", "table", family, "portolan-dns"];
+            untracked += said(machine.command("nsenter").args(list))?.out.matches("notrack").count();
+        }
+    }
+    ensure!(untracked == 2 * 2 * 8, "{untracked} rules on two nodes");
+    Ok(())
+}
+
+#[test]
+fn the_machine_itself_can_be_the_node() -> Result<()> {
+    let machine = Machine::new()?;
+    let ip = |arguments: &str| said(machine.command("ip").args(arguments.split(' ')))?.ok();
+    for step in [
+        "link add eth0 type veth peer name cable",
+        "addr add 198.51.100.10/24 dev eth0",
+        "link set cable up",
+        "link set eth0 up",
+        "route add default via 198.51.100.1",
+    ] {
+        ip(step)?;
+    }
+    machine.busybox_image()?;
+    machine.up(&["--host-network"])?;
+    serve(&machine)?;
+    let pods = words(&machine, "pods", "{.items[*].metadata.name}")?;
+    answers(&pods, || {
+        Ok(said(machine.command("curl").args(["-sf", "--max-time", "5", "http://198.51.100.10:30080/"]))?.ok()?.out)
+    })?;
+    for pod in &pods {
+        // The API server answers pods through its Service, in TLS: what busybox makes of that is its own affair.
+        let api = "nc -w 5 $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT < /dev/null";
+        machine.kubectl(&["exec", pod, "--", "sh", "-c", api])?.ok()?;
+    }
+    said(&mut machine.portolan(&["down"]))?.ok()?;
+    let forwards = said(machine.command("cat").arg("/proc/sys/net/ipv4/ip_forward"))?.ok()?.out;
+    ensure!(forwards.trim() == "0", "forwarding was left on");
+    nothing_left(&machine, "lo cable eth0")
+}
+
+fn nothing_left(machine: &Machine, interfaces: &str) -> Result<()> {
+    let links = said(machine.command("ip").args(["-br", "link"]))?.ok()?.out;
+    let mut left: Vec<&str> = links.lines().filter_map(|line| line.split(['@', ' ']).next()).collect();
+    let mut expected: Vec<&str> = interfaces.split(' ').collect();
+    left.sort_unstable();
+    expected.sort_unstable();
+    ensure!(left == expected, "{links}");
+    let rules = said(machine.command("nft").args(["list", "ruleset"]))?.ok()?.out;
+    ensure!(rules.is_empty(), "{rules}");
+    ensure!(!machine.data_dir().exists(), "the data folder was left");
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! `cargo xtask test`: all that must hold before a change lands, in the order of what fails fastest.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::command::{cargo, program, run as execute};
+use crate::tools::{self, KUBECTL_NEWEST, KUBECTL_OLDEST};
+use crate::{demo, tidy};
+
+#[derive(Args)]
+pub struct Options {
+    /// Leave out the news demo in its lab, the longest part
+    #[arg(long)]
+    no_demo: bool,
+    /// How often the daemon is killed while pods come and go [default: 8]
+    #[arg(long, value_name = "N")]
+    kills: Option<u32>,
+}
+
+/// Debian packages that tests use, and what tells that each is there.
+const PACKAGES: &[(&str, &str)] = &[
+    ("nft", "nftables"),
+    ("ip", "iproute2"),
+    ("curl", "curl"),
+    ("/bin/busybox", "busybox-static"),
+    ("arping", "iputils-arping"),
+    ("dig", "bind9-dnsutils"),
+    ("dnsperf", "dnsperf"),
+    ("musl-gcc", "musl-tools"),
+    ("openssl", "openssl"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
+];
+
+pub fn run(options: &Options) -> Result<()> {
+    tools::need_root("test")?;
+    tools::debian(PACKAGES)?;
+    let oldest = tools::kubectl(KUBECTL_OLDEST)?;
+    let newest = tools::kubectl(KUBECTL_NEWEST)?;
+    let registry = tools::unpacked("docker-registry", "usr/bin/docker-registry")?;
+    let (python, javascript) = (tools::python_client()?, tools::javascript_client()?);
+    step("formatting", || execute(cargo().args(["fmt", "--all", "--check"])))?;
+    step("tidy", tidy::run)?;
+    step("clippy", || execute(cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])))?;
+    // The binary first: end-to-end tests start it.
+    step("build", || execute(cargo().args(["build", "--package", "portolan", "--package", "newsproducer"])))?;
+    step("tests", || {
+        let nextest = program("cargo", &["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
+        let mut tests = cargo();
+        match nextest {
+            true => tests.args(["nextest", "run", "--workspace", "--no-fail-fast"]),
+            false => tests.args(["test", "--workspace", "--no-fail-fast"]),
+        };
+        let tests = tests.env("KUBECTL_OLDEST", &oldest).env("KUBECTL_NEWEST", &newest);
+        let tests = tests.env("PYTHON_CLIENT", &python).env("JAVASCRIPT_CLIENT", &javascript);
+        if let Some(kills) = options.kills {
+            tests.env("PORTOLAN_TEST_KILLS", kills.to_string());
+        }
+        execute(tests.env("DOCKER_REGISTRY", &registry))
+    })?;
+    if options.no_demo {
+        return Ok(());
+    }
+    step("demo", demo::prove_once_in_lab)
+}
+
+fn step(name: &str, act: impl FnOnce() -> Result<()>) -> Result<()> {
+    println!("== {name}");
+    let start = Instant::now();
+    act()?;
+    println!("== {name}: {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
