@@ -109,17 +109,22 @@ pub fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
         None => Some(port.port),
         Some(IntOrString::Int(number)) => Some(*number),
         Some(IntOrString::String(name)) => {
-            let spec = pod.spec.as_ref()?;
-            let sidecars = spec.init_containers.iter().flatten();
-            let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
-            let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
             let wanted = protocol(port.protocol.as_deref());
             let same = |candidate: &&ContainerPort| {
                 candidate.name.as_deref() == Some(name) && protocol(candidate.protocol.as_deref()) == wanted
             };
-            ports.into_iter().find(same).map(|found| found.container_port)
+            container_ports(pod).find(same).map(|found| found.container_port)
         }
     }
+}
+
+/// The ports of all containers that serve while the pod does: sidecars count, other init containers do not.
+fn container_ports(pod: &Pod) -> impl Iterator<Item = &ContainerPort> {
+    let spec = pod.spec.iter();
+    let sidecars = spec.clone().flat_map(|spec| spec.init_containers.iter().flatten());
+    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let containers = spec.flat_map(|spec| &spec.containers);
+    containers.chain(sidecars).flat_map(|container| container.ports.iter().flatten())
 }
 
 pub fn protocol(protocol: Option<&str>) -> &str {
@@ -166,6 +171,7 @@ fn differs(old: &Pod, new: &Pod) -> bool {
         || is_ready(old) != is_ready(new)
         || names(old) != names(new)
         || ips(old) != ips(new)
+        || !container_ports(old).eq(container_ports(new))
 }
 
 /// Wakes the Services that a change of a pod or of a node's zone concerns: those that the pod belonged to, and those it belongs to now.
