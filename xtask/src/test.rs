@@ -32,6 +32,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("/bin/busybox", "busybox-static"),
     ("arping", "iputils-arping"),
+    ("ndisc6", "ndisc6"),
+    ("h2load", "nghttp2-client"),
     ("dig", "bind9-dnsutils"),
     ("dnsperf", "dnsperf"),
     ("musl-gcc", "musl-tools"),

@@ -161,11 +161,18 @@ fn configure(home: &Path, server: &ApiServer, port: u16) {
 }
 
 fn normal(said: &str) -> String {
-    let lines = said.lines().filter(|line| !NOT_SERVED.contains(line)).map(|line| match line.strip_prefix("! ") {
-        Some(complaint) => format!("! {}", chosen(&session::normal(complaint))),
-        None => chosen(&session::normal(line)),
+    let lines = said.lines().filter(|line| !NOT_SERVED.contains(line) && !is_progress(line)).map(|line| {
+        match line.strip_prefix("! ") {
+            Some(complaint) => format!("! {}", chosen(&session::normal(complaint))),
+            None => chosen(&session::normal(line)),
+        }
     });
     lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
+}
+
+/// What `rollout status` tells while there is still something to wait for: how much of it there is, the moment decides.
+fn is_progress(line: &str) -> bool {
+    line.starts_with("Waiting for ") && line.ends_with("...")
 }
 
 /// Without what chance or the clock chose.

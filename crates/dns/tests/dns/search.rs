@@ -201,9 +201,9 @@ async fn an_outside_name_costs_one_question() {
     while ask(server, POD, &asked, "A").metadata.response_code != ResponseCode::NXDomain {
         assert!(start.elapsed() < PATIENCE);
     }
-    assert_eq!(
-        data(&ask(server, POD, "www.example.com.default.svc.cluster.local.", "A")),
-        ["198.51.100.1", "www.example.com."]
-    );
+    let asked = "www.example.com.default.svc.cluster.local.";
+    while data(&ask(server, POD, asked, "A")) != ["198.51.100.1", "www.example.com."] {
+        assert!(start.elapsed() < PATIENCE);
+    }
     running.stop().await;
 }

@@ -41,6 +41,8 @@ pub(crate) struct Client {
     pub phase: Arc<Phase>,
     active: Cell<u32>,
     quiet_since: Cell<Instant>,
+    /// It was silent for too long.
+    quiet: Cell<bool>,
 }
 
 impl Client {
@@ -58,6 +60,7 @@ impl Client {
             phase: Arc::default(),
             active: Cell::new(0),
             quiet_since: Cell::new(Instant::now()),
+            quiet: Cell::new(false),
         }
     }
 
@@ -70,6 +73,14 @@ impl Client {
     /// Since when nothing is on its way, if so.
     pub fn quiet_since(&self) -> Option<Instant> {
         (self.active.get() == 0).then(|| self.quiet_since.get())
+    }
+
+    pub fn call_quiet(&self) {
+        self.quiet.set(true);
+    }
+
+    pub fn was_quiet(&self) -> bool {
+        self.quiet.get()
     }
 }
 

@@ -17,6 +17,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use super::client::{Client, Door};
@@ -83,7 +85,8 @@ async fn serve_http1(worker: &Rc<Worker>, client: Rc<Client>, stream: Downstream
     // A client that has sent its request and closed its side still gets its response.
     builder.half_close(true).max_buf_size(HEAD);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
-    if let Some(ended) = until_draining(worker, connection.as_mut()).await {
+    let asked = || worker.shared.ending.load(Ordering::Relaxed);
+    if let Some(ended) = until_asked(&worker.draining, asked, connection.as_mut()).await {
         return ended;
     }
     connection.as_mut().graceful_shutdown();
@@ -95,17 +98,21 @@ async fn serve_http1(worker: &Rc<Worker>, client: Rc<Client>, stream: Downstream
 
 /// Serves until the connection ends, or none once the end was asked for. The token is asked only when it has something to say: it would
 /// take a lock each time that the connection is polled.
-async fn until_draining<F: Future>(worker: &Worker, mut connection: Pin<&mut F>) -> Option<F::Output> {
-    let mut draining = pin!(worker.draining.cancelled());
+async fn until_asked<F: Future>(
+    token: &CancellationToken,
+    asked: impl Fn() -> bool,
+    mut connection: Pin<&mut F>,
+) -> Option<F::Output> {
+    let mut cancelled = pin!(token.cancelled());
     let mut registered = false;
     poll_fn(|cx| {
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
         }
         // A task keeps its waker, so once is enough.
-        if !registered || worker.shared.ending.load(Ordering::Relaxed) {
+        if !registered || asked() {
             registered = true;
-            return draining.as_mut().poll(cx).map(|()| None);
+            return cancelled.as_mut().poll(cx).map(|()| None);
         }
         Poll::Pending
     })
@@ -129,11 +136,13 @@ async fn serve_http2(worker: &Rc<Worker>, client: Rc<Client>, stream: Downstream
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    tokio::select! {
-        biased;
-        ended = connection.as_mut() => return ended,
-        () = quiet(&client, worker.shared.patience.idle) => {}
-        () = worker.draining.cancelled() => {}
+    let end = worker.draining.child_token();
+    let idle = worker.shared.patience.idle;
+    let _watch =
+        AbortOnDropHandle::new(tokio::task::spawn_local(end_when_quiet(Rc::clone(&client), idle, end.clone())));
+    let asked = || client.was_quiet() || worker.shared.ending.load(Ordering::Relaxed);
+    if let Some(ended) = until_asked(&end, asked, connection.as_mut()).await {
+        return ended;
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
@@ -142,11 +151,15 @@ async fn serve_http2(worker: &Rc<Worker>, client: Rc<Client>, stream: Downstream
     }
 }
 
-/// Ends when nothing was asked for so long.
-async fn quiet(client: &Client, patience: Duration) {
+/// Asks for the connection's end when nothing was asked for so long. A task of its own: beside the connection it would be polled with each
+/// of its frames.
+async fn end_when_quiet(client: Rc<Client>, patience: Duration, end: CancellationToken) {
     loop {
         match client.quiet_since() {
-            Some(since) if since.elapsed() >= patience => return,
+            Some(since) if since.elapsed() >= patience => {
+                client.call_quiet();
+                return end.cancel();
+            }
             Some(since) => tokio::time::sleep_until(since + patience).await,
             None => tokio::time::sleep(patience).await,
         }
