@@ -13,7 +13,7 @@ use client::{Change, Client, Watched};
 use controllers::Name;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
@@ -66,6 +66,9 @@ impl Cluster {
             let api: Api<Namespace> = Api::all(cluster.client.clone());
             let _ = api.create(&PostParams::default(), &serde_json::from_value(namespace).unwrap()).await;
         }
+        // Pods need it, and not every measurement has the controller that makes it.
+        let account = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
+        cluster.api::<ServiceAccount>().create(&PostParams::default(), &account).await.unwrap();
         cluster
     }
 

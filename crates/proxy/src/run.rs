@@ -34,7 +34,6 @@ const TOGETHER: usize = 512;
 pub async fn run(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
     let kernel = NodeKernel::open(&config.netns)?;
     let port = kernel.port();
-    let monitor = Monitor::open(&config.netns).map_err(Error::Open)?;
     let metrics = Metrics::register(&config.registry);
     let health = Health::default();
     let mut listeners = Vec::new();
@@ -69,7 +68,7 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
         observations: observe(&client, &config.node_name, &shutdown),
         notices: Notices::start(client, &config.node_name),
         check_ports: CheckPorts::new(config.netns.clone(), health.clone()),
-        monitor: Some(monitor),
+        hearing: Hearing::NotYet,
         links,
         netns: config.netns,
         node: config.node_name,
@@ -100,7 +99,7 @@ struct Work {
 
 struct Proxy {
     observations: Receiver<Observation>,
-    monitor: Option<Monitor>,
+    hearing: Hearing,
     /// Heard where node ports answer on addresses that may come and go.
     links: Option<LinkChanges>,
     netns: NetNs,
@@ -114,6 +113,15 @@ struct Proxy {
     node: String,
     applied: watch::Sender<Applied>,
     port: u32,
+}
+
+/// Whether foreign writes to our table are heard of. While the first, large transaction is under way nobody listens: the kernel would tell of
+/// each of its elements, which takes it several times as long as all the rest.
+enum Hearing {
+    NotYet,
+    Listening(Monitor),
+    /// The proxy still works, it only does not notice.
+    Deaf,
 }
 
 /// Why the loop woke up.
@@ -179,13 +187,16 @@ impl Proxy {
     async fn wake(&mut self, retry_at: Option<Instant>) -> Woken {
         tokio::select! {
             observation = self.observations.recv() => observation.map_or(Woken::Ended, Woken::Observed),
-            heard = hear(&mut self.monitor, self.port) => heard,
+            heard = self.hearing.foreign_change(self.port) => heard,
             () = changed(&mut self.links) => Woken::Addresses,
             () = sleep_until(retry_at) => Woken::Retry,
         }
     }
 
-    fn report(&mut self, work: Work, step: &Step) {
+    fn report(&mut self, mut work: Work, step: &Step) {
+        if work.sync.in_sync() && matches!(self.hearing, Hearing::NotYet) {
+            self.settle(&mut work.sync);
+        }
         if work.sync.in_sync() {
             self.health.up_to_date();
             self.tell_latency();
@@ -207,6 +218,18 @@ impl Proxy {
 }
 
 impl Proxy {
+    /// The first table is written: the large work is over.
+    fn settle(&mut self, sync: &mut Sync<NodeKernel>) {
+        self.hearing = match Monitor::open(&self.netns) {
+            Ok(monitor) => Hearing::Listening(monitor),
+            Err(error) => Hearing::deaf(&error),
+        };
+        // Somebody may have written before we listened.
+        sync.suspect();
+        // The first lists and the first transaction are many times what is kept of them.
+        linux::process::release_free_memory();
+    }
+
     fn tell_latency(&mut self) {
         let pending = std::mem::take(&mut self.feed.pending);
         self.metrics.service_changes.inc_by(pending.services);
@@ -222,19 +245,23 @@ impl Proxy {
     }
 }
 
-/// Waits until someone else writes to our table. Without a monitor it waits for good: the proxy still works, it only does not notice.
-async fn hear(monitor: &mut Option<Monitor>, ours: u32) -> Woken {
-    loop {
-        let Some(listening) = monitor else { return std::future::pending().await };
-        match listening.next().await {
-            Ok(Heard::Change { port, change }) if port != ours && change.table() == Some(&table_id()) => {
-                return Woken::Disturbed;
-            }
-            Ok(Heard::Change { .. } | Heard::Commit { .. }) => {}
-            Ok(Heard::Lost) => return Woken::Lost,
-            Err(error) => {
-                warn!(error = %Chain(&error), "cannot hear of foreign changes to the table any more");
-                *monitor = None;
+impl Hearing {
+    fn deaf(error: &netlink::Error) -> Self {
+        warn!(error = %Chain(error), "cannot hear of foreign changes to the table");
+        Hearing::Deaf
+    }
+
+    /// Waits until someone else writes to our table; for good if nobody listens.
+    async fn foreign_change(&mut self, ours: u32) -> Woken {
+        loop {
+            let Hearing::Listening(monitor) = self else { return std::future::pending().await };
+            match monitor.next().await {
+                Ok(Heard::Change { port, change }) if port != ours && change.table() == Some(&table_id()) => {
+                    return Woken::Disturbed;
+                }
+                Ok(Heard::Change { .. } | Heard::Commit { .. }) => {}
+                Ok(Heard::Lost) => return Woken::Lost,
+                Err(error) => *self = Hearing::deaf(&error),
             }
         }
     }

@@ -79,7 +79,7 @@ impl Server {
 pub fn until_answers(address: Ipv4Addr) {
     let began = Instant::now();
     let to = SocketAddr::from((address, 80));
-    while TcpStream::connect_timeout(&to, Duration::from_millis(100)).is_err() {
+    while TcpStream::connect_timeout(&to, Duration::from_millis(5)).is_err() {
         assert!(began.elapsed() < Duration::from_secs(60), "{address} never answers");
     }
 }

@@ -34,7 +34,6 @@ impl Running {
     pub async fn start(portolan: &str, kubeconfig: &str, size: usize) -> Self {
         let netns = NetNs::current().unwrap();
         proxy::cleanup(&netns).unwrap();
-        let mut monitor = Monitor::open(&netns).unwrap();
         let began = Instant::now();
         let mut proxy = Command::new(portolan);
         proxy.args(["proxy", "--node-name", objects::NODE, "--kubeconfig", kubeconfig]);
@@ -49,9 +48,10 @@ impl Running {
                 }
             }
         });
-        committed(&mut monitor).await;
         server::until_answers(objects::vip(size - 1));
         let loaded = began.elapsed();
+        // Not before: the kernel would tell us too of each element, and take its time for it.
+        let monitor = Monitor::open(&netns).unwrap();
         let first_commit = commits.recv_timeout(PATIENCE).unwrap();
         Running { child, monitor, commits, first_commit, loaded }
     }
