@@ -1,13 +1,14 @@
 //! The only way to the Kubernetes API: every component takes a [`kube::Client`] that was made here and nothing else.
 //!
 //! Two transports carry the same HTTP: TLS to any API server ([`from_kubeconfig`]), or a call into an API server in this process
-//! ([`in_process`]). No component can tell which it has. [`Watched`] is the shared view of one kind: a local copy that follows the
+//! ([`in_process`]). No component can tell which it has; neither brings `managedFields`. [`Watched`] is the shared view of one kind: a local copy that follows the
 //! server, with changes in order.
 #![forbid(unsafe_code)]
 
 pub mod drain;
 pub mod election;
 pub mod events;
+mod lean;
 mod watched;
 
 use std::path::{Path, PathBuf};
@@ -16,10 +17,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 pub use kube::Client;
-use kube::client::Body;
+use kube::client::{Body, ClientBuilder};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use lean::Lean;
 use thiserror::Error;
-use tower::BoxError;
+use tower::{BoxError, Layer};
 pub use watched::{Change, Key, Object, Watched};
 
 /// Why no client could be made.
@@ -46,7 +48,7 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    Client::new(service, "default")
+    Client::new(Lean.layer(service), "default")
 }
 
 /// The body of a plain answer, such as a file that the server gives.
@@ -71,7 +73,8 @@ pub async fn get_bytes(client: &Client, path: &str) -> Result<Bytes, Error> {
 /// # Errors
 /// When the file cannot be read, names no such context, or holds credentials that cannot be used.
 pub async fn from_kubeconfig(path: Option<&Path>, context: Option<&str>) -> Result<Client, Error> {
-    Client::try_from(config(path, context).await?).map_err(Error::Connect)
+    let builder = ClientBuilder::try_from(config(path, context).await?).map_err(Error::Connect)?;
+    Ok(builder.with_layer(&Lean).build())
 }
 
 /// The certificates (PEM) by which a kubeconfig file knows its cluster; none where it trusts what the machine trusts.

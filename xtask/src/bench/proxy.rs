@@ -2,9 +2,9 @@
 //!
 //! The measuring program is an example of crate `proxy`; it runs in a lab, beside a cluster whose API server holds the Services.
 
-use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -49,11 +49,21 @@ fn measure(sizes: &str, profile: &str, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn figures(sizes: &str, profile: &str, kubeconfig: &std::path::Path) -> Result<Figures> {
-    let mut bench = program(target().join(profile).join("examples/bench"), &[]);
-    bench.arg(target().join(profile).join("portolan")).arg(kubeconfig).args(sizes.split(','));
-    let mut running = bench.stdout(Stdio::piped()).spawn().context("cannot start the measuring program")?;
+fn figures(sizes: &str, profile: &str, kubeconfig: &Path) -> Result<Figures> {
+    let bench = target().join(profile).join("examples/bench");
     let mut figures = Figures::default();
+    let mut loads = program(&bench, &[]);
+    loads.arg(target().join(profile).join("portolan")).arg(kubeconfig).args(sizes.split(','));
+    let log = || kubeconfig.with_file_name("portolan.log");
+    read(&mut loads, &mut figures).with_context(|| format!("hint: the cluster's log is {}", log().display()))?;
+    // On one processor: where the scheduler puts client and server would count for more than the rules.
+    read(program("taskset", &["--cpu-list", "0"]).arg(&bench).arg("ratios"), &mut figures)?;
+    Ok(figures)
+}
+
+/// Takes in the figures that a measuring program prints, as it prints them.
+fn read(bench: &mut Command, figures: &mut Figures) -> Result<()> {
+    let mut running = bench.stdout(Stdio::piped()).spawn().context("cannot start the measuring program")?;
     for line in BufReader::new(running.stdout.take().context("no output")?).lines() {
         let line = line?;
         let (key, value) = line.split_once(' ').context("not a figure")?;
@@ -62,10 +72,7 @@ fn figures(sizes: &str, profile: &str, kubeconfig: &std::path::Path) -> Result<F
         figures.add(key, value.parse()?);
     }
     if !running.wait()?.success() {
-        bail!(
-            "the measurement failed\n  hint: the cluster's log is {}",
-            fs::canonicalize(kubeconfig)?.with_file_name("portolan.log").display()
-        );
+        bail!("the measurement failed");
     }
-    Ok(figures)
+    Ok(())
 }

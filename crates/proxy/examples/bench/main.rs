@@ -1,7 +1,8 @@
 //! Measures the proxy as its users meet it: a process that starts beside a warm API server, and one endpoint that changes.
 //!
 //! `cargo xtask bench proxy` starts it in a lab (it writes to the network namespace that it runs in); `docs/bench.md` says what is measured.
-//! `bench PORTOLAN KUBECONFIG SERVICES…`; each figure is a line `KEY VALUE` on standard output.
+//! `bench PORTOLAN KUBECONFIG SERVICES…` for the proxy, `bench ratios` for what packets cost, on whatever processors it may use; each figure is a
+//! line `KEY VALUE` on standard output.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod watched;
@@ -26,6 +27,9 @@ const WARM_UP: usize = 20;
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments == ["ratios"] {
+        return ratios::ratios();
+    }
     let [portolan, kubeconfig, sizes @ ..] = &arguments[..] else { panic!("bench PORTOLAN KUBECONFIG SERVICES…") };
     let netns = NetNs::current().unwrap();
     Server::start(&netns).await;
@@ -40,7 +44,6 @@ async fn main() {
         println!("rss_{size}_mb {}", running.resident_mb());
         changes(&mut cluster, running, size).await;
     }
-    ratios::ratios();
 }
 
 /// One endpoint of one Service gives way to another, again and again.

@@ -1,5 +1,5 @@
-//! What a connection, a request and a byte cost on the way through a cluster IP, as a part of what goes straight to the pod: by our layout
-//! and by that with chains, side by side.
+//! What a connection, a request and a byte cost on the way through a cluster IP, as a part of what goes straight to the pod where nobody has rules
+//! for Services: by our layout and by that with chains, side by side.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -47,18 +47,18 @@ pub fn ratios() {
         }
         for load in Load::ALL {
             // In turn, so that all of them meet the same machine.
-            let (mut ratios, mut costs) = ([const { Vec::new() }; 2], [const { Vec::new() }; 2]);
+            let (mut ratios, mut own) = ([const { Vec::new() }; 2], [const { Vec::new() }; 2]);
             for n in 0..WINDOWS {
                 let best = bare.direct(load, n);
                 for (at, laid) in laid.iter().enumerate() {
                     let (direct, through) = laid.both(load, n);
-                    ratios[at].push(through / direct);
-                    costs[at].push(through / best);
+                    ratios[at].push(through / best);
+                    own[at].push(through / direct);
                 }
             }
-            for (laid, (ratios, costs)) in laid.iter().zip(ratios.into_iter().zip(costs)) {
+            for (laid, (ratios, own)) in laid.iter().zip(ratios.into_iter().zip(own)) {
                 println!("{}_ratio_{}{suffix} {}", load.key(), laid.name, median(ratios));
-                println!("{}_cost_{}{suffix} {}", load.key(), laid.name, median(costs));
+                println!("{}_own_ratio_{}{suffix} {}", load.key(), laid.name, median(own));
             }
         }
         laid.into_iter().for_each(|laid| laid.netns.delete().unwrap());

@@ -48,11 +48,12 @@ impl Running {
                 }
             }
         });
+        // By its log, since other tables of the lab know the address as well.
+        let first_commit = commits.recv_timeout(PATIENCE).unwrap();
         server::until_answers(objects::vip(size - 1));
         let loaded = began.elapsed();
         // Not before: the kernel would tell us too of each element, and take its time for it.
         let monitor = Monitor::open(&netns).unwrap();
-        let first_commit = commits.recv_timeout(PATIENCE).unwrap();
         Running { child, monitor, commits, first_commit, loaded }
     }
 
