@@ -8,6 +8,7 @@
 pub mod drain;
 pub mod election;
 pub mod events;
+mod link;
 mod watched;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ pub use kube::Client;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use thiserror::Error;
+use tokio::sync::watch;
 use tower::BoxError;
 pub use watched::{Change, Key, Object, Watched};
 
@@ -47,6 +49,18 @@ where
     B::Error: Into<BoxError>,
 {
     Client::new(service, "default")
+}
+
+/// As [`in_process`], over a link: while `up` says `false`, nothing passes in either direction.
+pub fn in_process_over<S, B>(service: S, up: watch::Receiver<bool>) -> Client
+where
+    S: tower::Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    Client::new(link::Linked::new(service, up), "default")
 }
 
 /// The body of a plain answer, such as a file that the server gives.
