@@ -210,7 +210,10 @@ mod tests {
         };
         assert_eq!(tainted(Value::Null), json!([taint]));
         assert_eq!(tainted(json!([taint])), json!([taint]));
-        let (mine, other) = (json!({"key": "mine", "effect": "NoSchedule"}), json!({"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}));
+        let (mine, other) = (
+            json!({"key": "mine", "effect": "NoSchedule"}),
+            json!({"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}),
+        );
         assert_eq!(tainted(json!([mine, other])), json!([mine, other, taint]));
     }
 
