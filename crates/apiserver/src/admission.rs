@@ -1,6 +1,7 @@
 //! Admission: what the cluster as a whole has to say about a write, between defaults and validation.
 //!
-//! Namespaces that do not exist or are going away take nothing new; Pods get their ServiceAccount's token and their priority.
+//! Namespaces that do not exist or are going away take nothing new; Pods get their ServiceAccount's token and their priority; no Pod is sent
+//! to a new node before it is known to be ready.
 
 use std::time::Duration;
 
@@ -46,6 +47,10 @@ pub(crate) fn namespace_accepts(server: &Server, kind: &'static Kind, namespace:
 pub(crate) fn create(server: &Server, kind: &'static Kind, object: &mut Value) -> Outcome<()> {
     match (kind.group, kind.plural) {
         ("", "pods") => pod(server, kind, object),
+        ("", "nodes") => {
+            rules::node_taint(object);
+            Ok(())
+        }
         ("networking.k8s.io", "ingresses") => {
             rules::ingress_class(object, &all(server, ("networking.k8s.io", "v1", "ingressclasses"))?);
             Ok(())

@@ -9,6 +9,7 @@ pub mod drain;
 pub mod election;
 pub mod events;
 mod lean;
+mod link;
 mod watched;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use kube::client::{Body, ClientBuilder};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use lean::Lean;
 use thiserror::Error;
+use tokio::sync::watch;
 use tower::{BoxError, Layer};
 pub use watched::{Change, Key, Object, Watched};
 
@@ -49,6 +51,18 @@ where
     B::Error: Into<BoxError>,
 {
     Client::new(Lean.layer(service), "default")
+}
+
+/// As [`in_process`], over a link: while `up` says `false`, nothing passes in either direction.
+pub fn in_process_over<S, B>(service: S, up: watch::Receiver<bool>) -> Client
+where
+    S: tower::Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    in_process(link::Linked::new(service, up))
 }
 
 /// The body of a plain answer, such as a file that the server gives.

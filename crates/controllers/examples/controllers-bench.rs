@@ -101,7 +101,14 @@ impl Cluster {
             let status = json!({"allocatable": allocatable, "conditions": [{"type": "Ready", "status": "True"}]});
             json!({"metadata": {"name": node(number), "labels": labels}, "status": status})
         };
-        self.create::<Node>(&Api::all(self.client.clone()), (0..count).map(node)).await;
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        self.create::<Node>(&nodes, (0..count).map(node)).await;
+        // The server keeps pods from new nodes until they are known to be ready, and not every measurement has the controller that says so.
+        let opened = stream::iter(0..count).map(|number| {
+            let (nodes, open) = (&nodes, Patch::Merge(json!({"spec": {"taints": null}})));
+            async move { nodes.patch(&self::node(number), &PatchParams::default(), &open).await.unwrap() }
+        });
+        opened.buffer_unordered(AT_ONCE).for_each(|_| async {}).await;
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), "kube-node-lease");
         let lease =
             |number: usize| json!({"metadata": {"name": self::node(number)}, "spec": {"leaseDurationSeconds": 86_400}});

@@ -29,6 +29,7 @@ mod serviceaccount;
 mod sim;
 mod slices;
 mod statefulset;
+mod ttl;
 mod ttlafterfinished;
 mod workload;
 
@@ -94,6 +95,7 @@ names! {
     RootCa = "root-ca-certificate-publisher-controller",
     ServiceAccount = "serviceaccount-controller",
     StatefulSet = "statefulset-controller",
+    Ttl = "ttl-controller",
     TtlAfterFinished = "ttl-after-finished-controller",
 }
 
@@ -142,6 +144,7 @@ fn start(name: Name, config: &Config, drive: &Drive) -> Option<tokio::task::Join
         Name::RootCa => serviceaccount::start_roots(config.root_ca.clone()?, drive),
         Name::ServiceAccount => serviceaccount::start_accounts(drive),
         Name::StatefulSet => statefulset::start(drive),
+        Name::Ttl => ttl::start(drive),
         Name::TtlAfterFinished => ttlafterfinished::start(drive),
     })
 }

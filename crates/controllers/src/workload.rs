@@ -57,6 +57,15 @@ pub fn is_active(pod: &Pod) -> bool {
     !membership::is_finished(pod) && !membership::is_terminating(pod)
 }
 
+/// Whether the pod waits for what it needs to start.
+pub fn is_pending(pod: &Pod) -> bool {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending")
+}
+
+pub fn has_failed(pod: &Pod) -> bool {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Failed")
+}
+
 /// Whether the pod has been ready for long enough, and if not, how long that still takes.
 pub fn availability(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Availability {
     let Some(ready) = membership::condition(pod, "Ready").filter(|ready| ready.status == "True") else {

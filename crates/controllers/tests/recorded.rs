@@ -11,6 +11,7 @@ use client::Client;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::wait::await_condition;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -99,6 +100,12 @@ impl Lab {
         tokio::spawn(scheduler::run(scheduler::Config::default(), of("system:kube-scheduler"), shutdown.clone()));
         let nodes: Api<Node> = Api::all(of("kubernetes-admin"));
         nodes.create(&PostParams::default(), &serde_json::from_value(node()).unwrap()).await.unwrap();
+        // The recorded one had been ready for long: no pod waited for it.
+        let is_open = |node: Option<&Node>| {
+            node.and_then(|node| node.spec.as_ref()).is_some_and(|spec| spec.taints.as_ref().is_none_or(Vec::is_empty))
+        };
+        let open = await_condition(nodes, "anchor-node", is_open);
+        tokio::time::timeout(PATIENCE, open).await.expect("the node stays closed to pods").unwrap();
         tokio::spawn(kubelet(of("system:node:anchor-node"), shutdown.clone()));
         let (served, stop) = (server.clone(), shutdown.clone());
         tokio::spawn(async move { served.serve_tls(listener, stop).await });

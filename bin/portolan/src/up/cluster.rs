@@ -15,6 +15,7 @@ use containers::images::ImageStore;
 use containers::runtime::Libcontainer;
 use kube::Client;
 use linux::NetNs;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -163,8 +164,12 @@ impl Cluster {
                 crate::terminal::warn(&error);
             }
         }
-        for (node, namespace) in made.record.nodes.iter().zip(made.namespaces) {
-            self.start_node(made, node, namespace, shutdown)?;
+        for (number, (node, namespace)) in made.record.nodes.iter().zip(made.namespaces).enumerate() {
+            let up = match number {
+                0 => super::nodes::always_up(),
+                _ => super::nodes::link_of(&node.name, namespace, shutdown.clone()).await?,
+            };
+            self.start_node(made, (node, namespace), &up, shutdown)?;
         }
         Ok(())
     }
@@ -205,23 +210,25 @@ impl Cluster {
     fn start_node(
         &mut self,
         made: Made<'_>,
-        node: &NodeRecord,
-        namespace: &NetNs,
+        (node, namespace): (&NodeRecord, &NetNs),
+        up: &watch::Receiver<bool>,
         shutdown: &CancellationToken,
     ) -> Result<()> {
+        let client = |user: &str, groups: &[&str]| {
+            client::in_process_over(self.server.service(User::new(user, groups)), up.clone())
+        };
+        let (of_proxy, of_agent) =
+            (client("system:kube-proxy", &[]), client(&format!("system:node:{}", node.name), &["system:nodes"]));
         let mut proxy = proxy::Config::new(&node.name, namespace.clone());
         proxy.cluster_cidrs = made.record.pod_cidr.all();
         proxy.service_cidrs = made.record.service_cidr.all();
-        let client = self.client("system:kube-proxy", &[]);
         let name = format!("proxy-{}", node.name);
-        self.tasks.spawn(acknowledge::proxy(name, &proxy, client.clone(), shutdown.clone()));
-        self.spawn("proxy", proxy::run(proxy, client, shutdown.clone()));
-        let user = format!("system:node:{}", node.name);
-        let client = self.client(&user, &["system:nodes"]);
+        self.tasks.spawn(acknowledge::proxy(name, &proxy, of_proxy.clone(), shutdown.clone()));
+        self.spawn("proxy", proxy::run(proxy, of_proxy, shutdown.clone()));
         let agent = Agent::new(agent_config(made, node, namespace)?);
-        self.nodes.add(&node.name, agent.kubelet_api());
+        self.nodes.add(&node.name, agent.kubelet_api(), up.clone());
         let shutdown = shutdown.clone();
-        self.spawn("agent", async move { agent.run(client, shutdown).await });
+        self.spawn("agent", async move { agent.run(of_agent, shutdown).await });
         Ok(())
     }
 

@@ -11,6 +11,7 @@ const TOKEN_VOLUME: &str = "kube-api-access-";
 /// An hour and seven seconds: upstream's way to tell its own tokens from those that were asked for.
 const TOKEN_SECONDS: i64 = 3607;
 const UNAVAILABLE_SECONDS: i64 = 300;
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// The service account that a new pod runs as, which [`pod_account`] needs as an object.
@@ -83,7 +84,7 @@ fn token_volume(name: &str) -> Value {
 
 /// Lets a pod stay five minutes on a node that became unavailable, unless it says otherwise.
 pub fn pod_tolerations(pod: &mut Value) {
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+    for key in [NOT_READY, "node.kubernetes.io/unreachable"] {
         let tolerated = get::list(pod, "/spec/tolerations").iter().any(|one| {
             [key, ""].contains(&get::text(one, "/key")) && ["NoExecute", ""].contains(&get::text(one, "/effect"))
         });
@@ -153,6 +154,15 @@ pub fn pod_runtime(pod: &mut Value, class: Option<&Value>) -> Result<(), String>
     }
 }
 
+/// Keeps Pods from a new node until the node lifecycle controller has seen that it is ready, and takes the taint off
+/// (upstream's plugin `TaintNodesByCondition`).
+pub fn node_taint(node: &mut Value) {
+    let is = |taint: &Value| get::text(taint, "/key") == NOT_READY && get::text(taint, "/effect") == "NoSchedule";
+    if !get::list(node, "/spec/taints").iter().any(is) {
+        get::push(node, "/spec/taints", json!({"key": NOT_READY, "effect": "NoSchedule"}));
+    }
+}
+
 /// Gives a new Ingress the default class among `classes`, if it names none; the newest of several counts.
 pub fn ingress_class(ingress: &mut Value, classes: &[Value]) {
     let annotated =
@@ -188,6 +198,23 @@ mod tests {
         assert_eq!(spec["containers"][0]["volumeMounts"][0]["mountPath"], TOKEN_PATH);
         assert_eq!(spec["tolerations"].as_array().map(Vec::len), Some(2));
         assert_eq!(spec["imagePullSecrets"], json!([{"name": "s"}]));
+    }
+
+    #[test]
+    fn a_new_node_takes_no_pods_yet() {
+        let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
+        let tainted = |taints: Value| {
+            let mut node = json!({"spec": {"taints": taints}});
+            node_taint(&mut node);
+            node["spec"]["taints"].take()
+        };
+        assert_eq!(tainted(Value::Null), json!([taint]));
+        assert_eq!(tainted(json!([taint])), json!([taint]));
+        let (mine, other) = (
+            json!({"key": "mine", "effect": "NoSchedule"}),
+            json!({"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}),
+        );
+        assert_eq!(tainted(json!([mine, other])), json!([mine, other, taint]));
     }
 
     #[test]

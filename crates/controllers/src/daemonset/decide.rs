@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::events::Draft;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
 
 use super::placement::{self, Place};
-use super::status;
+use super::{renew, status};
 use crate::mechanism::{Decision, Write, adopt, adoption_writes, owner_reference};
 use crate::revisions::{self, HASH_LABEL, Present};
 use crate::workload::{self, Availability};
@@ -26,6 +26,8 @@ pub struct Observed<'a> {
     /// Its revisions, oldest first.
     pub revisions: Vec<Arc<ControllerRevision>>,
     pub is_taken: &'a dyn Fn(&str) -> bool,
+    /// What is left of a node's pause, when a pod has failed there again; asked once for each failed pod that is to go.
+    pub pause: &'a dyn Fn(&str) -> Option<Duration>,
     pub now: Timestamp,
 }
 
@@ -36,7 +38,20 @@ pub struct Seat {
     pub place: Place,
     /// Pods that are not finished, the oldest first; those that are being deleted too.
     pub pods: Vec<Arc<Pod>>,
-    pub failed: Vec<Arc<Pod>>,
+    /// Pods that have ended and nobody has deleted yet. Those that are only held by somebody else take no place.
+    pub ended: Vec<Arc<Pod>>,
+}
+
+impl Seat {
+    pub fn oldest(&self) -> Option<&Arc<Pod>> {
+        self.pods.iter().chain(&self.ended).min_by_key(|pod| age(pod))
+    }
+}
+
+/// Upstream's order of a node's pods: those that are on it before those that are only meant for it, the oldest first.
+fn age(pod: &Pod) -> (bool, Option<Timestamp>, String) {
+    let is_bound = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()).is_some_and(|name| !name.is_empty());
+    (!is_bound, pod.metadata.creation_timestamp.as_ref().map(|time| time.0), pod.name_any())
 }
 
 /// All nodes, and the revision that pods should be of.
@@ -83,14 +98,16 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
     };
     let hash = revision.labels().get(HASH_LABEL).cloned().unwrap_or_default();
     let seats = Seats { set, all: seats(observed, &adoption.ours), hash, now: observed.now };
-    let mut decision = seat(&seats, observed);
-    if decision.writes.is_empty() {
-        decision = renew(&seats, observed);
+    let seated = seat(&seats, observed);
+    if !seated.writes.is_empty() {
+        return seated;
     }
-    if !decision.writes.is_empty() {
-        return decision;
+    let renewed = renew(&seats, observed);
+    if !renewed.writes.is_empty() {
+        return Decision { again: seated.again, ..renewed };
     }
     let mut decision = status::write(&seats);
+    decision.again = decision.again.into_iter().chain(seated.again).min();
     if decision.writes.is_empty() {
         let limit = set.spec.revision_history_limit.unwrap_or(10);
         let used = |one: &ControllerRevision| {
@@ -110,9 +127,10 @@ fn seats(observed: &Observed<'_>, pods: &[Arc<Pod>]) -> Vec<Seat> {
     let seat = |node: &Arc<Node>| {
         let name = node.name_any();
         let mut here = by_node.remove(name.as_str()).unwrap_or_default();
-        here.sort_by_key(|pod| (pod.metadata.creation_timestamp.as_ref().map(|time| time.0), pod.name_any()));
-        let (failed, pods) = here.into_iter().partition(|pod| membership::is_finished(pod));
-        Seat { node: name, place: placement::place(&observed.set.spec.template, node), pods, failed }
+        here.sort_by_key(|pod| age(pod));
+        let (mut ended, pods): (Vec<Arc<Pod>>, _) = here.into_iter().partition(|pod| membership::is_finished(pod));
+        ended.retain(|pod| !membership::is_terminating(pod));
+        Seat { node: name, place: placement::place(&observed.set.spec.template, node), pods, ended }
     };
     observed.nodes.iter().map(seat).collect()
 }
@@ -121,64 +139,60 @@ fn seats(observed: &Observed<'_>, pods: &[Arc<Pod>]) -> Vec<Seat> {
 fn seat(seats: &Seats<'_>, observed: &Observed<'_>) -> Decision {
     let mut decision = Decision::default();
     for seat in &seats.all {
-        for pod in seat.failed.iter().filter(|pod| !membership::is_terminating(pod)) {
-            let text = format!("Found failed daemon pod {} on node {}, will try to kill it", name(pod), seat.node);
-            decision.events.push(Draft::warning(seats.set, "FailedDaemonPod", text));
-            decision.writes.push(Write::delete(pod.as_ref()));
-        }
         let staying: Vec<&Arc<Pod>> = seat.pods.iter().filter(|pod| !membership::is_terminating(pod)).collect();
         match seat.place {
-            Place::Wanted if seat.pods.is_empty() && seat.failed.is_empty() => {
+            Place::Wanted if seat.pods.is_empty() && seat.ended.is_empty() => {
                 make(seats, observed, seat, &mut decision)
             }
             Place::Wanted | Place::Tolerated => {
-                let (new, old): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) = staying.iter().partition(|pod| seats.is_new(pod));
-                // One of each revision may be there at once while the new one starts; more is too much.
-                for pod in new.iter().skip(1).chain(old.iter().skip(1)) {
-                    remove(seats, pod, &mut decision);
-                }
+                seat.ended.iter().for_each(|pod| clear(seats, observed, (seat, pod), &mut decision));
+                surplus(seats, &staying).into_iter().for_each(|pod| remove(seats, pod, &mut decision));
             }
-            Place::Unwanted => staying.iter().for_each(|pod| remove(seats, pod, &mut decision)),
+            Place::Unwanted => staying.into_iter().chain(&seat.ended).for_each(|pod| remove(seats, pod, &mut decision)),
         }
     }
     decision
 }
 
-/// Replaces pods of old revisions: as many at once as may be missing, or with a new one beside the old where that is asked for.
+/// Makes room for the successor of a pod that has ended, unless that happens too often there.
+fn clear(seats: &Seats<'_>, observed: &Observed<'_>, (seat, pod): (&Seat, &Arc<Pod>), decision: &mut Decision) {
+    if let Some(left) = (observed.pause)(&seat.node) {
+        decision.again = Some(decision.again.map_or(left, |other| other.min(left)));
+        return;
+    }
+    let (name, node) = (name(pod), &seat.node);
+    decision.events.push(if workload::has_failed(pod) {
+        let text = format!("Found failed daemon pod {name} on node {node}, will try to kill it");
+        Draft::warning(seats.set, "FailedDaemonPod", text)
+    } else {
+        let text = format!("Found succeeded daemon pod {name} on node {node}, will try to delete it");
+        Draft::normal(seats.set, "SucceededDaemonPod", text)
+    });
+    decision.writes.push(Write::delete(pod.as_ref()));
+}
+
+/// Pods of a node, the oldest first, that are more than may be there: all but the oldest; where a new one may come beside an old one, the
+/// oldest of each kind, as long as the old one is ready and the new one is not available.
+fn surplus<'a>(seats: &Seats<'_>, staying: &[&'a Arc<Pod>]) -> Vec<&'a Arc<Pod>> {
+    if !renew::allows_surge(seats.set) {
+        return staying.iter().skip(1).copied().collect();
+    }
+    let (new, old): (Vec<_>, Vec<_>) = staying.iter().copied().partition(|pod| seats.is_new(pod));
+    let mut surplus: Vec<&Arc<Pod>> = new.iter().skip(1).chain(old.iter().skip(1)).copied().collect();
+    if let (Some(new), Some(old)) = (new.first(), old.first())
+        && (!membership::is_ready(old) || seats.is_available(new))
+    {
+        surplus.push(old);
+    }
+    surplus
+}
+
+/// Replaces pods of old revisions.
 fn renew(seats: &Seats<'_>, observed: &Observed<'_>) -> Decision {
     let mut decision = Decision::default();
-    let strategy = seats.set.spec.update_strategy.as_ref();
-    if strategy.is_some_and(|strategy| strategy.type_.as_deref() == Some("OnDelete")) {
-        return decision;
-    }
-    let wanted: Vec<&Seat> = seats.all.iter().filter(|seat| seat.place == Place::Wanted).collect();
-    let total = i32::try_from(wanted.len()).unwrap_or(i32::MAX);
-    let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
-    let limit =
-        |value: Option<&IntOrString>, default| value.map_or(default, |v| crate::deployment::resolve(v, total, true));
-    let surge = limit(rolling.and_then(|rolling| rolling.max_surge.as_ref()), 0);
-    let unavailable = limit(rolling.and_then(|rolling| rolling.max_unavailable.as_ref()), i32::from(surge == 0));
-    let missing = |seat: &&&Seat| !seat.pods.iter().any(|pod| seats.is_available(pod));
-    let mut room = unavailable - wanted.iter().filter(missing).map(|_| 1).sum::<i32>();
-    let surging = |seat: &&&Seat| seat.pods.len() > 1;
-    let mut extra = surge - wanted.iter().filter(surging).map(|_| 1).sum::<i32>();
-    for seat in wanted {
-        let new = seat.pods.iter().find(|pod| seats.is_new(pod));
-        let Some(old) = seat.pods.iter().find(|pod| !seats.is_new(pod)).filter(|pod| !membership::is_terminating(pod))
-        else {
-            continue;
-        };
-        let serves = seats.is_available(old);
-        if new.is_some_and(|new| seats.is_available(new)) || (!serves && surge == 0) {
-            remove(seats, old, &mut decision);
-        } else if new.is_none() && extra > 0 {
-            extra -= 1;
-            make(seats, observed, seat, &mut decision);
-        } else if new.is_none() && room > 0 && surge == 0 {
-            room -= 1;
-            remove(seats, old, &mut decision);
-        }
-    }
+    let renewal = renew::decide(seats);
+    renewal.remove.into_iter().for_each(|pod| remove(seats, pod, &mut decision));
+    renewal.make.into_iter().for_each(|seat| make(seats, observed, seat, &mut decision));
     decision
 }
 

@@ -11,6 +11,7 @@ use kube::ResourceExt;
 use tokio::task::JoinHandle;
 
 use super::decide::{Observed, decide};
+use super::pauses::Pauses;
 use crate::Error;
 use crate::mechanism::{Controller, Decision, Drive, Informer, Informers, Queue, controller_of, drive, wake_owners};
 
@@ -20,6 +21,7 @@ pub struct DaemonSets {
     pods: Arc<Informer<Pod>>,
     nodes: Arc<Informer<Node>>,
     revisions: Arc<Informer<ControllerRevision>>,
+    pauses: Pauses,
 }
 
 pub fn start(with: &Drive) -> JoinHandle<()> {
@@ -30,8 +32,9 @@ pub fn start(with: &Drive) -> JoinHandle<()> {
 impl DaemonSets {
     pub fn new(informers: &Informers) -> (Self, Queue<Key>) {
         let queue = Queue::default();
-        let made =
-            DaemonSets { sets: informers.of(), pods: informers.of(), nodes: informers.of(), revisions: informers.of() };
+        let (sets, pods) = (informers.of(), informers.of());
+        let pauses = Pauses::default();
+        let made = DaemonSets { sets, pods, nodes: informers.of(), revisions: informers.of(), pauses };
         let wake = queue.clone();
         made.sets.subscribe(move |old, new| {
             if let Some(set) = new.or(old) {
@@ -52,7 +55,10 @@ impl DaemonSets {
     }
 
     pub fn decide(&self, key: &Key, now: Timestamp) -> Decision {
-        let Some(set) = self.sets.get(key) else { return Decision::default() };
+        let Some(set) = self.sets.get(key) else {
+            self.pauses.forget(key);
+            return Decision::default();
+        };
         let uid = set.uid().unwrap_or_default();
         let mut pods = self.pods.owned_by(&uid);
         let strays = self.pods.selected(&key.namespace, &set.spec.selector).into_iter();
@@ -60,7 +66,9 @@ impl DaemonSets {
         let mut revisions = self.revisions.owned_by(&uid);
         revisions.sort_by_key(|one| (one.revision, one.name_any()));
         let is_taken = |name: &str| self.pods.get(&Key::new(key.namespace.clone(), name)).is_some();
-        decide(&Observed { set: &set, pods, nodes: self.nodes.list(), revisions, is_taken: &is_taken, now })
+        let pause = |node: &str| self.pauses.left(key, node, now);
+        let (nodes, is_taken, pause) = (self.nodes.list(), &is_taken, &pause);
+        decide(&Observed { set: &set, pods, nodes, revisions, is_taken, pause, now })
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a DaemonSet tells: counts over nodes.
 
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
+use k8s_openapi::api::core::v1::Pod;
 
 use super::decide::{Seat, Seats};
 use super::placement::Place;
@@ -26,23 +27,23 @@ fn replace(set: &DaemonSet, status: DaemonSetStatus) -> Write {
     Write::replace_status(&DaemonSet { status: Some(status), ..set.clone() })
 }
 
+/// A node counts as its oldest pod does: as long as the old pod is beside the new one, it is not renewed.
 fn count(seats: &Seats<'_>, old: &DaemonSetStatus) -> DaemonSetStatus {
     let count = |is: &dyn Fn(&Seat) -> bool| -> i32 { seats.all.iter().filter(|seat| is(seat)).map(|_| 1).sum() };
     let wanted = |seat: &Seat| seat.place == Place::Wanted;
-    let has = |seat: &Seat| !seat.pods.is_empty();
+    let first = |is: &dyn Fn(&Pod) -> bool| count(&|seat| wanted(seat) && seat.oldest().is_some_and(|pod| is(pod)));
+    let patience = seats.set.spec.min_ready_seconds.unwrap_or(0);
     let desired = count(&wanted);
-    let available = count(&|seat| wanted(seat) && seat.pods.iter().any(|pod| seats.is_available(pod)));
+    let available = first(&|pod| workload::availability(pod, patience, seats.now) == Availability::Available);
     let positive = |count: i32| (count > 0).then_some(count);
     DaemonSetStatus {
         desired_number_scheduled: desired,
-        current_number_scheduled: count(&|seat| wanted(seat) && has(seat)),
-        number_misscheduled: count(&|seat| seat.place == Place::Unwanted && has(seat)),
-        number_ready: count(&|seat| wanted(seat) && seat.pods.iter().any(|pod| membership::is_ready(pod))),
+        current_number_scheduled: first(&|_| true),
+        number_misscheduled: count(&|seat| !wanted(seat) && seat.oldest().is_some()),
+        number_ready: first(&membership::is_ready),
         number_available: positive(available),
         number_unavailable: positive(desired - available),
-        updated_number_scheduled: positive(count(&|seat| {
-            wanted(seat) && seat.pods.iter().any(|pod| seats.is_new(pod))
-        })),
+        updated_number_scheduled: positive(first(&|pod| seats.is_new(pod))),
         observed_generation: seats.set.metadata.generation,
         collision_count: old.collision_count,
         conditions: old.conditions.clone(),

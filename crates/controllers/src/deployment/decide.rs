@@ -146,14 +146,17 @@ fn clean_up(rollout: &Rollout<'_>) -> Option<Decision> {
         return None;
     }
     let limit = usize::try_from(rollout.spec.revision_history_limit.unwrap_or(10)).ok()?;
-    let idle = |set: &&Arc<ReplicaSet>| {
+    let idle = |set: &ReplicaSet| {
         let seen = set.status.as_ref().is_some_and(|status| status.observed_generation >= set.metadata.generation);
-        replicas(set) == 0 && present(set) == 0 && seen && set.metadata.deletion_timestamp.is_none()
+        replicas(set) == 0 && present(set) == 0 && seen
     };
-    let mut kept: Vec<&Arc<ReplicaSet>> = rollout.old.iter().filter(idle).collect();
-    let surplus = rollout.old.len().checked_sub(limit).filter(|surplus| *surplus > 0)?;
+    // One that goes already is not kept, and is not one too many.
+    let mut kept: Vec<&Arc<ReplicaSet>> =
+        rollout.old.iter().filter(|set| set.metadata.deletion_timestamp.is_none()).collect();
+    let surplus = kept.len().checked_sub(limit).filter(|surplus| *surplus > 0)?;
     kept.sort_by_key(|set| revision::of(set));
-    let writes: Vec<Write> = kept.into_iter().take(surplus).map(|set| Write::delete(set.as_ref())).collect();
+    let oldest = kept.into_iter().take(surplus).filter(|set| idle(set));
+    let writes: Vec<Write> = oldest.map(|set| Write::delete(set.as_ref())).collect();
     (!writes.is_empty()).then(|| writes.into())
 }
 

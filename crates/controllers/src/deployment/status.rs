@@ -138,7 +138,8 @@ fn progress(
     if progressed(old, status) {
         conditions.touch("Progressing", "True", UPDATED, format!("{what} is progressing."));
     }
-    if conditions.reason("Progressing") == Some(TIMED_OUT) {
+    // A success that lies long back says nothing about a rollout that has only begun.
+    if matches!(conditions.reason("Progressing"), Some(TIMED_OUT | AVAILABLE)) {
         return None;
     }
     let left = conditions.left("Progressing", deadline)?;

@@ -338,3 +338,48 @@ proptest! {
         prop_assert_eq!(world.images(), vec!["v2".to_owned(); count]);
     }
 }
+
+/// The last rollout ended an hour ago: that is no time in which this one made no progress.
+#[test]
+fn a_rollout_has_its_whole_deadline() {
+    for strategy in [json!({"type": "Recreate"}), rolling_update(json!(1), json!(0))] {
+        let mut world = World::new(2, strategy);
+        world.roll_out();
+        world.now += SignedDuration::from_hours(1);
+        world.image("v2");
+        let mut said = Vec::new();
+        while world.work() {
+            said.extend(world.condition("Progressing").map(|(_, reason, _)| reason));
+        }
+        assert!(!said.contains(&"ProgressDeadlineExceeded".to_owned()), "{said:?}");
+        world.now += SignedDuration::from_hours(1);
+        world.deployment_queue.add(world.key.clone());
+        world.settle();
+        assert_eq!(world.condition("Progressing").unwrap().1, "ProgressDeadlineExceeded");
+    }
+}
+
+#[test]
+fn a_replica_set_that_goes_already_costs_no_other_its_place() {
+    let mut world = World::new(1, rolling_update(json!(1), json!(0)));
+    world.roll_out();
+    for image in ["v2", "v3"] {
+        world.image(image);
+        world.roll_out();
+    }
+    let first = |set: &&ReplicaSet| set.annotations()["deployment.kubernetes.io/revision"] == "1";
+    let mut held = world.sim.list::<ReplicaSet>().iter().find(first).unwrap().clone();
+    held.metadata.finalizers = Some(vec!["example.com/hold".to_owned()]);
+    world.sim.put(&held);
+    world.image("v4");
+    world.roll_out();
+    let mut kept: Vec<String> = world
+        .sim
+        .list::<ReplicaSet>()
+        .iter()
+        .filter(|set| set.metadata.deletion_timestamp.is_none())
+        .map(|set| set.annotations()["deployment.kubernetes.io/revision"].clone())
+        .collect();
+    kept.sort();
+    assert_eq!(kept, ["2", "3", "4"]);
+}

@@ -57,6 +57,11 @@ impl Controller for EndpointsController {
         "endpoint-controller"
     }
 
+    /// Nobody waits for these as proxies and pods that end wait for slices, whose writes are not to stand behind them.
+    fn workers(&self) -> usize {
+        8
+    }
+
     async fn reconcile(&self, key: &Key) -> Result<Decision, Error> {
         Ok(self.decide(key).into_iter().collect::<Vec<_>>().into())
     }

@@ -69,6 +69,10 @@ fn conditions_lead_to_taints_and_back() {
     let left = json!([{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}, foreign]);
     let back = decide(&node("True", left), &[], false, NOW);
     assert_eq!(taints(&back.writes[0]), ["mine:NoSchedule"]);
+    // As the API server makes a node: the taint goes once it is ready, and no sooner.
+    let made = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]);
+    assert!(taints(&decide(&node("True", made.clone()), &[], false, NOW).writes[0]).is_empty());
+    assert_eq!(taints(&decide(&node("False", made), &[], false, NOW).writes[0]), expected);
     let mut cordoned = node("True", json!([]));
     cordoned.spec.as_mut().unwrap().unschedulable = Some(true);
     let cordoned = decide(&cordoned, &[], false, NOW);

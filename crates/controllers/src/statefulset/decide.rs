@@ -170,8 +170,14 @@ fn fill(places: &Places<'_>, observed: &Observed<'_>, decision: &mut Decision) -
                 decision.events.push(Draft::warning(places.set, "RecreatingFailedPod", message));
                 decision.writes.push(Write::delete(pod.as_ref()));
             }
-            Some(pod) if !places.is_parallel() && !places.is_healthy(pod) => return Flow::Stop,
-            Some(_) => {}
+            Some(pod) => {
+                if workload::is_pending(pod) {
+                    claim(places, observed, ordinal, decision);
+                }
+                if !places.is_parallel() && !places.is_healthy(pod) {
+                    return Flow::Stop;
+                }
+            }
         }
         if !decision.writes.is_empty() && !places.is_parallel() {
             return Flow::Stop;
@@ -180,7 +186,8 @@ fn fill(places: &Places<'_>, observed: &Observed<'_>, decision: &mut Decision) -
     Flow::Go
 }
 
-fn make(places: &Places<'_>, observed: &Observed<'_>, ordinal: i32, decision: &mut Decision) {
+/// Makes the claims of an ordinal that are missing: with its pod, and again while that waits for them.
+fn claim(places: &Places<'_>, observed: &Observed<'_>, ordinal: i32, decision: &mut Decision) {
     let set = places.set;
     for claim in identity::claims(set, ordinal) {
         let name = claim.name_any();
@@ -191,6 +198,11 @@ fn make(places: &Places<'_>, observed: &Observed<'_>, ordinal: i32, decision: &m
             decision.writes.push(Write::create(&claim));
         }
     }
+}
+
+fn make(places: &Places<'_>, observed: &Observed<'_>, ordinal: i32, decision: &mut Decision) {
+    let set = places.set;
+    claim(places, observed, ordinal, decision);
     let (template, revision) = version(places, observed, ordinal);
     let pod = identity::pod(set, ordinal, &template, &revision);
     let message = format!("create Pod {} in StatefulSet {} successful", pod.name_any(), set.name_any());

@@ -227,3 +227,21 @@ fn claims_go_as_the_policy_says() {
         assert_eq!(owners(&world), [format!("data-db-0 {kept}"), format!("data-db-1 {surplus}")], "{deleted} {scaled}");
     }
 }
+
+#[test]
+fn a_claim_that_a_waiting_pod_misses_is_made_again() {
+    for (phase, claims) in [("Pending", 1), ("Running", 0)] {
+        let mut world = World::new(|spec| {
+            spec["replicas"] = json!(1);
+            spec["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": {}}]);
+        });
+        world.settle();
+        let mut pod: Pod = world.sim.get(&Key::new("default", "db-0")).unwrap();
+        pod.status = Some(serde_json::from_value(json!({"phase": phase})).unwrap());
+        world.sim.put(&pod);
+        world.settle();
+        world.sim.remove::<PersistentVolumeClaim>(&Key::new("default", "data-db-0"));
+        world.settle();
+        assert_eq!(world.sim.list::<PersistentVolumeClaim>().len(), claims, "{phase}");
+    }
+}
