@@ -84,6 +84,9 @@ where
     let query = Query::parse(parts.uri.query());
     let route = Route::of(parts.uri.path());
     let deprecation = deprecation(&route);
+    // A version is always for people; schemas are for nobody to read as they come.
+    let schemas = matches!(route, Route::OpenApi2 | Route::OpenApi3(_));
+    let pretty = !schemas && (route == Route::Version || crate::pretty::wanted(&parts.headers, &query));
     let asked = Asked::of(&crate::auth::verb(&parts.method, &route, &query), &route);
     let mut answer = match answer(&server, parts, route, query, body).await {
         Ok(answer) => answer,
@@ -91,7 +94,17 @@ where
     };
     answer.warnings.extend(deprecation.map(str::to_owned));
     server.metrics.answered(asked, answer.code.as_u16(), begun.elapsed());
-    finish(answer, gzip)
+    finish(if pretty { for_people(answer) } else { answer }, gzip)
+}
+
+fn for_people(answer: Answer) -> Answer {
+    let json = answer.content_type.as_bytes().starts_with(b"application/json");
+    match answer.body {
+        AnswerBody::Whole(bytes) if json => {
+            Answer { body: AnswerBody::Whole(crate::pretty::lay_out(&bytes).into()), ..answer }
+        }
+        body => Answer { body, ..answer },
+    }
 }
 
 /// What goes with every answer about a kind on its way out.
@@ -195,9 +208,7 @@ fn admit<'a>(
 fn own_document(server: &Arc<Server>, route: Route, parts: &Parts, query: &Query) -> Outcome<Answer> {
     let json = |value: &serde_json::Value| -> Outcome<Answer> {
         let media = discovery::media(&parts.headers);
-        // Discovery has no protobuf form here; every client of it reads JSON.
-        let media = if media == Media::Protobuf { Media::Json } else { media };
-        Ok(Answer::new(StatusCode::OK, media, crate::render::write(value, media)?))
+        Ok(Answer::new(StatusCode::OK, media, crate::render::write_plain(value, media)?))
     };
     let gzip = crate::negotiate::takes_gzip(&parts.headers);
     let aggregated = |core: bool| {
@@ -216,8 +227,13 @@ fn own_document(server: &Arc<Server>, route: Route, parts: &Parts, query: &Query
             None => json(&discovery::group_list()),
         },
         Route::Group(name) => discovery::group(&name).map_or_else(|| Ok(Answer::no_such_path()), |group| json(&group)),
-        Route::Resources { group, version } => discovery::resources(&group, &version)
-            .map_or_else(|| no_such_resource(parts.uri.path()), |list| json(&list)),
+        Route::Resources { group, version } => match discovery::resources(&group, &version) {
+            Some(list) => {
+                let media = discovery::media(&parts.headers);
+                Ok(Answer::new(StatusCode::OK, media, crate::render::write_plain(&list, media)?))
+            }
+            None => no_such_resource(parts.uri.path()),
+        },
         Route::OpenApi2 => crate::openapi::v2(&parts.headers, gzip),
         Route::OpenApi3(path) => crate::openapi::v3(path.as_deref(), gzip),
         Route::Version => json(&discovery::version()),

@@ -1,6 +1,7 @@
 //! Answers in the form that was asked for: whole objects, tables or metadata only, as JSON, YAML or protobuf.
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::{Value, json};
 use store::Entry;
 
@@ -208,13 +209,18 @@ fn partial(object: &Value) -> Value {
 /// Any value that has `kind` and `apiVersion`.
 pub(crate) fn write(value: &Value, media: Media) -> Outcome<Bytes> {
     match media {
-        Media::Json => {
-            let mut out = Vec::with_capacity(1024);
-            object::write_json(value, &mut out);
-            out.push(b'\n');
-            Ok(out.into())
-        }
-        Media::Yaml => serde_norway::to_string(value).map(Bytes::from).map_err(Fault::internal),
+        Media::Json | Media::Yaml => write_plain(value, media),
         Media::Protobuf => crate::wire::encode(value).map(Bytes::from),
     }
+}
+
+/// What has no protobuf form: YAML where it was asked for, else JSON.
+pub(crate) fn write_plain(value: &impl Serialize, media: Media) -> Outcome<Bytes> {
+    if media == Media::Yaml {
+        return serde_norway::to_string(value).map(Bytes::from).map_err(Fault::internal);
+    }
+    let mut out = Vec::with_capacity(1024);
+    serde_json::to_writer(&mut out, value).map_err(Fault::internal)?;
+    out.push(b'\n');
+    Ok(out.into())
 }
