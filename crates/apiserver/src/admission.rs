@@ -1,6 +1,7 @@
 //! Admission: what the cluster as a whole has to say about a write, between defaults and validation.
 //!
-//! Namespaces that do not exist or are going away take nothing new; Pods get their ServiceAccount's token and their priority.
+//! Namespaces that do not exist or are going away take nothing new; Pods get their ServiceAccount's token and their priority,
+//! claims and volumes what holds them while they are in use.
 
 use std::time::Duration;
 
@@ -48,6 +49,14 @@ pub(crate) fn create(server: &Server, kind: &'static Kind, object: &mut Value) -
         ("", "pods") => pod(server, kind, object),
         ("networking.k8s.io", "ingresses") => {
             rules::ingress_class(object, &all(server, ("networking.k8s.io", "v1", "ingressclasses"))?);
+            Ok(())
+        }
+        ("", "persistentvolumeclaims") => {
+            rules::protect(object, "kubernetes.io/pvc-protection");
+            Ok(())
+        }
+        ("", "persistentvolumes") => {
+            rules::protect(object, "kubernetes.io/pv-protection");
             Ok(())
         }
         (_, _) => Ok(()),

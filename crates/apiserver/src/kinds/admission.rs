@@ -171,6 +171,13 @@ pub fn ingress_class(ingress: &mut Value, classes: &[Value]) {
     }
 }
 
+/// Holds a new claim or volume as long as it is in use: a controller takes the finalizer away (upstream's `StorageObjectInUseProtection`).
+pub fn protect(object: &mut Value, finalizer: &str) {
+    if !get::list(object, "/metadata/finalizers").iter().any(|one| one == finalizer) {
+        get::push(object, "/metadata/finalizers", finalizer.into());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +195,15 @@ mod tests {
         assert_eq!(spec["containers"][0]["volumeMounts"][0]["mountPath"], TOKEN_PATH);
         assert_eq!(spec["tolerations"].as_array().map(Vec::len), Some(2));
         assert_eq!(spec["imagePullSecrets"], json!([{"name": "s"}]));
+    }
+
+    #[test]
+    fn a_claim_is_held_once() {
+        let mut claim = json!({"metadata": {"finalizers": ["mine/first"]}});
+        for _ in 0..2 {
+            protect(&mut claim, "kubernetes.io/pvc-protection");
+            assert_eq!(claim["metadata"]["finalizers"], json!(["mine/first", "kubernetes.io/pvc-protection"]));
+        }
     }
 
     #[test]
