@@ -135,6 +135,9 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    if !is_long(&route, &query) {
+        query.check_timeout()?;
+    }
     let user = match parts.extensions.remove::<User>() {
         Some(user) => user,
         None => crate::auth::authenticate(server, &parts)?,
@@ -181,14 +184,9 @@ fn opens_a_stream(parts: &Parts, route: &Route) -> bool {
         && upgrade.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Bounds how much is worked on at once. Watches and streams wait more than they work, and administrators must get through.
-fn admit<'a>(
-    server: &'a Server,
-    user: &User,
-    route: &Route,
-    query: &Query,
-) -> Outcome<Option<tokio::sync::SemaphorePermit<'a>>> {
-    let long = match route {
+/// Whether a request waits more than it works.
+fn is_long(route: &Route, query: &Query) -> bool {
+    match route {
         Route::Target(target) => {
             const LONG: &[&str] = &["attach", "exec", "log", "portforward", "proxy"];
             let part = target.subresource.as_deref().unwrap_or_default();
@@ -196,8 +194,17 @@ fn admit<'a>(
         }
         Route::Health { .. } => true,
         _ => false,
-    };
-    if long || user.is_in("system:masters") {
+    }
+}
+
+/// Bounds how much is worked on at once. Administrators must get through.
+fn admit<'a>(
+    server: &'a Server,
+    user: &User,
+    route: &Route,
+    query: &Query,
+) -> Outcome<Option<tokio::sync::SemaphorePermit<'a>>> {
+    if is_long(route, query) || user.is_in("system:masters") {
         return Ok(None);
     }
     let busy = || api::status::Status::too_many_requests("Too many requests, please try again later.", 1).into();

@@ -77,7 +77,7 @@ impl Renderer {
     pub(crate) fn object(&self, object: &Value) -> Outcome<Bytes> {
         let value = match self.form.shape {
             Shape::Whole => return write(object, self.form.media),
-            Shape::Partial => partial(object),
+            Shape::Partial => self.partial(object),
             Shape::Table => {
                 let meta = json!({"resourceVersion": object::meta(object, "resourceVersion")});
                 self.table(meta, std::iter::once(Ok(object.clone())), true)?
@@ -90,7 +90,7 @@ impl Renderer {
     pub(crate) fn event_object(&self, object: &Value, first: bool) -> Outcome<Value> {
         match self.form.shape {
             Shape::Whole => Ok(object.clone()),
-            Shape::Partial => Ok(partial(object)),
+            Shape::Partial => Ok(self.partial(object)),
             Shape::Table => {
                 let meta = json!({"resourceVersion": object::meta(object, "resourceVersion")});
                 self.table(meta, std::iter::once(Ok(object.clone())), first)
@@ -113,10 +113,10 @@ impl Renderer {
                 })
             }
             (Shape::Partial, _) => {
-                let items = decoded().map(|item| Ok(partial(&item?))).collect::<Outcome<Vec<Value>>>()?;
+                let items = decoded().map(|item| Ok(self.partial(&item?))).collect::<Outcome<Vec<Value>>>()?;
                 json!({
                     "kind": "PartialObjectMetadataList",
-                    "apiVersion": "meta.k8s.io/v1",
+                    "apiVersion": self.form.meta,
                     "metadata": meta.to_value(),
                     "items": items,
                 })
@@ -135,8 +135,8 @@ impl Renderer {
             }
             Shape::Partial => (
                 "PartialObjectMetadata",
-                "meta.k8s.io/v1".to_owned(),
-                objects.iter().map(partial).collect::<Vec<Value>>(),
+                self.form.meta.to_owned(),
+                objects.iter().map(|object| self.partial(object)).collect::<Vec<Value>>(),
             ),
             Shape::Whole => (self.kind.kind, object::api_version(self.kind), objects),
         };
@@ -166,6 +166,10 @@ impl Renderer {
         Ok(out.into())
     }
 
+    fn partial(&self, object: &Value) -> Value {
+        json!({"kind": "PartialObjectMetadata", "apiVersion": self.form.meta, "metadata": object["metadata"]})
+    }
+
     fn table(&self, meta: Value, objects: impl Iterator<Item = Outcome<Value>>, with_columns: bool) -> Outcome<Value> {
         let now = jiff::Timestamp::now().as_second();
         let mut rows = Vec::new();
@@ -175,7 +179,7 @@ impl Renderer {
             let mut row = json!({"cells": cells});
             match self.rows {
                 RowObject::None => {}
-                RowObject::Metadata => row["object"] = partial(&object),
+                RowObject::Metadata => row["object"] = self.partial(&object),
                 RowObject::Whole => row["object"] = object,
             }
             rows.push(row);
@@ -184,7 +188,7 @@ impl Renderer {
             if with_columns { self.kind.columns.iter().map(column).collect() } else { Vec::new() };
         Ok(json!({
             "kind": "Table",
-            "apiVersion": "meta.k8s.io/v1",
+            "apiVersion": self.form.meta,
             "metadata": meta,
             "columnDefinitions": columns,
             "rows": rows,
@@ -200,10 +204,6 @@ fn column(column: &Column) -> Value {
         "description": column.description,
         "priority": column.priority,
     })
-}
-
-fn partial(object: &Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
 }
 
 /// Any value that has `kind` and `apiVersion`.

@@ -79,3 +79,52 @@ async fn the_schemas_say_what_parameters_are_for() {
         }
     }
 }
+
+impl Lab {
+    async fn accepting(&self, accept: &str, path: &str, body: &str) -> (u16, String) {
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        let body: Full<Bytes> = Full::from(body.to_owned());
+        let request = Request::builder().method(method).uri(path).header("accept", accept).body(body).unwrap();
+        let response = self.server.service(User::admin()).oneshot(request).await.unwrap();
+        let code = response.status().as_u16();
+        (code, String::from_utf8_lossy(&response.into_body().collect().await.unwrap().to_bytes()).into_owned())
+    }
+}
+
+#[tokio::test]
+async fn tables_come_where_there_are_rows_and_in_the_version_that_was_asked_for() {
+    let lab = lab().await;
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let (code, text) = lab.accepting(&table.replace("v=v1", "v=v1beta1"), "/api/v1/namespaces", "").await;
+    assert_eq!(code, 200, "{text}");
+    assert!(text.contains(r#""apiVersion":"meta.k8s.io/v1beta1""#) && !text.contains(r#""meta.k8s.io/v1""#), "{text}");
+    let question = r#"{"spec":{"nonResourceAttributes":{"path":"/","verb":"get"}}}"#;
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    assert_eq!(lab.accepting(table, path, question).await.0, 406);
+    let listing = "/api/v1/namespaces?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1";
+    assert_eq!(lab.accepting(table, listing, "").await.0, 406);
+    let (code, text) = lab.accepting(&format!("{table},application/json"), listing, "").await;
+    assert!(code == 200 && text.contains(r#""kind":"Namespace""#) && !text.contains("Table"), "{code} {text}");
+    let (code, text) = lab.accepting(table, "/api/v1/namespaces?watch=true&timeoutSeconds=1", "").await;
+    assert!(code == 200 && text.contains(r#""kind":"Table""#), "{code} {text}");
+}
+
+#[tokio::test]
+async fn a_timeout_that_is_no_time_is_refused() {
+    let lab = lab().await;
+    for (timeout, fault) in [
+        ("invalid", "invalid duration"),
+        ("1", "missing unit in duration"),
+        ("1x", "unknown unit \\\"x\\\" in duration"),
+        ("-", "invalid duration"),
+    ] {
+        let (code, text) = lab.accepting("*/*", &format!("/api/v1/namespaces?timeout={timeout}"), "").await;
+        assert_eq!(code, 400);
+        contains(&text, &format!("invalid timeout specified in the request URL - time: {fault} \\\"{timeout}\\\""));
+    }
+    for timeout in ["0", "0s", "3m", "1h1m1.5s", "-1s"] {
+        assert_eq!(lab.accepting("*/*", &format!("/version?timeout={timeout}"), "").await.0, 200, "{timeout}");
+    }
+    // A watch has its own.
+    assert_eq!(lab.accepting("*/*", "/api/v1/namespaces?watch=true&timeoutSeconds=1&timeout=1", "").await.0, 200);
+}
