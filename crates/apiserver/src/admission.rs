@@ -63,6 +63,17 @@ pub(crate) fn create(server: &Server, kind: &'static Kind, object: &mut Value) -
     }
 }
 
+/// Changes an updated object as upstream's admission plugins do; `sent` is one that the writer wrote down whole.
+pub(crate) fn update(kind: &Kind, new: &mut Value, old: &Value, sent: bool) {
+    if (kind.group, kind.plural) != ("", "pods") {
+        return;
+    }
+    if sent {
+        rules::pod_keeps(new, old);
+    }
+    rules::pod_tolerations(new);
+}
+
 fn pod(server: &Server, kind: &Kind, pod: &mut Value) -> Outcome<()> {
     let refuse = |pod: &Value, why: &str| Fault::forbidden(kind, object::name(pod), why);
     let account = find("", "v1", "serviceaccounts").and_then(|accounts| {

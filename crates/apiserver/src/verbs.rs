@@ -251,7 +251,8 @@ impl Call {
             }
             Deleted::Waiting(object) => (StatusCode::OK, renderer.object(&object)?),
         };
-        Ok(Answer::new(code, self.form.media, body))
+        let warnings = delete::warnings(self.kind, &options);
+        Ok(Answer { warnings, ..Answer::new(code, self.form.media, body) })
     }
 
     async fn delete_collection(self) -> Outcome<Answer> {
@@ -269,7 +270,8 @@ impl Call {
             }
         }
         let body = self.renderer()?.list(&entries, &meta)?;
-        Ok(Answer::new(StatusCode::OK, self.form.media, body))
+        let warnings = delete::warnings(self.kind, &options);
+        Ok(Answer { warnings, ..Answer::new(StatusCode::OK, self.form.media, body) })
     }
 
     async fn subresource(self, name: &str, subresource: &str) -> Outcome<Answer> {

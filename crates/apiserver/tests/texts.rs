@@ -128,3 +128,60 @@ async fn a_timeout_that_is_no_time_is_refused() {
     // A watch has its own.
     assert_eq!(lab.accepting("*/*", "/api/v1/namespaces?watch=true&timeoutSeconds=1&timeout=1", "").await.0, 200);
 }
+
+#[tokio::test]
+async fn dependents_of_a_job_stay_unless_the_deleter_says_otherwise() {
+    let lab = lab().await;
+    lab.text("test", "POST", "/api/v1/namespaces", r#"{"metadata":{"name":"n"}}"#).await;
+    let template = r#"{"spec":{"restartPolicy":"Never","containers":[{"name":"c","image":"i"}]}}"#;
+    let jobs = "/apis/batch/v1/namespaces/n/jobs";
+    for (name, options, finalizers) in [
+        ("silent", "", Some(r#"["orphan"]"#)),
+        ("background", r#"{"propagationPolicy":"Background"}"#, None),
+        ("foreground", r#"{"propagationPolicy":"Foreground"}"#, Some(r#"["foregroundDeletion"]"#)),
+    ] {
+        let job = format!(r#"{{"metadata":{{"name":"{name}"}},"spec":{{"template":{template}}}}}"#);
+        contains(&lab.text("test", "POST", jobs, &job).await, name);
+        let request = Request::builder().method("DELETE").uri(format!("{jobs}/{name}"));
+        let request = request.body(Full::<Bytes>::from(options.to_owned())).unwrap();
+        let response = lab.server.service(User::admin()).oneshot(request).await.unwrap();
+        let warned = response.headers().get("warning").is_some_and(|warning| {
+            warning.to_str().unwrap().contains("child pods are preserved by default when jobs are deleted")
+        });
+        assert_eq!(warned, options.is_empty(), "{name}");
+        let left = lab.text("test", "GET", &format!("{jobs}/{name}"), "").await;
+        match finalizers {
+            Some(finalizers) => contains(&left, &format!("\"finalizers\":{finalizers}")),
+            None => contains(&left, "not found"),
+        }
+    }
+    // A CronJob is younger than the choice.
+    let cron = format!(
+        r#"{{"metadata":{{"name":"c"}},"spec":{{"schedule":"@daily","jobTemplate":{{"spec":{{"template":{template}}}}}}}}}"#
+    );
+    let cronjobs = "/apis/batch/v1/namespaces/n/cronjobs";
+    contains(&lab.text("test", "POST", cronjobs, &cron).await, "@daily");
+    contains(&lab.text("test", "DELETE", &format!("{cronjobs}/c"), "").await, "Success");
+}
+
+#[tokio::test]
+async fn a_pods_manifest_can_be_sent_again() {
+    let lab = lab().await;
+    lab.text("test", "POST", "/api/v1/namespaces", r#"{"metadata":{"name":"n"}}"#).await;
+    lab.text("test", "POST", "/api/v1/namespaces/n/serviceaccounts", r#"{"metadata":{"name":"default"}}"#).await;
+    let manifest = |label: &str| {
+        format!(
+            r#"{{"metadata":{{"name":"p","labels":{{"a":"{label}"}}}},"spec":{{"containers":[{{"name":"c","image":"i"}}]}}}}"#
+        )
+    };
+    contains(&lab.text("test", "POST", "/api/v1/namespaces/n/pods", &manifest("b")).await, "kube-api-access-");
+    let replaced = lab.text("test", "PUT", "/api/v1/namespaces/n/pods/p", &manifest("replaced")).await;
+    contains(&replaced, r#""a":"replaced""#);
+    contains(&replaced, "kube-api-access-");
+    // What it says otherwise is still refused.
+    let other = manifest("b").replace(r#""image":"i""#, r#""image":"i","tty":true"#);
+    contains(
+        &lab.text("test", "PUT", "/api/v1/namespaces/n/pods/p", &other).await,
+        "pod updates may not change fields other than",
+    );
+}

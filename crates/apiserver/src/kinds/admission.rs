@@ -124,6 +124,37 @@ pub fn pod_priority(pod: &mut Value, classes: &[Value]) -> Result<(), String> {
     Ok(())
 }
 
+/// Leaves a pod what the cluster gave it when it was made, where an update does not mention it.
+///
+/// Upstream keeps priority and tolerations alone, and refuses a manifest that is sent again for lack of the token's volume, unless its
+/// plugin for service accounts is off, as it is where its own scripts run. None of this can be changed by an update, so nothing is lost.
+pub fn pod_keeps(pod: &mut Value, old: &Value) {
+    for field in ["priority", "preemptionPolicy", "priorityClassName", "serviceAccountName", "serviceAccount"] {
+        let path = format!("/spec/{field}");
+        if !get::has(pod, &path) && get::has(old, &path) {
+            get::copy_from(pod, &path, old, &path);
+        }
+    }
+    let is_token = |volume: &&Value| get::text(volume, "/name").starts_with(TOKEN_VOLUME);
+    let Some(volume) = get::list(old, "/spec/volumes").iter().find(is_token) else { return };
+    if get::list(pod, "/spec/volumes").iter().any(|volume| is_token(&volume)) {
+        return;
+    }
+    get::push(pod, "/spec/volumes", volume.clone());
+    for containers in ["/spec/initContainers", "/spec/containers"] {
+        for container in get::list_mut(pod, containers).into_iter().flatten() {
+            let of_old = get::list(old, containers).iter().find(|one| one["name"] == container["name"]);
+            let is_mount = |mount: &&Value| get::text(mount, "/mountPath") == TOKEN_PATH;
+            let mount = of_old.and_then(|one| get::list(one, "/volumeMounts").iter().find(is_mount));
+            if let Some(mount) =
+                mount.filter(|_| !get::list(container, "/volumeMounts").iter().any(|one| is_mount(&one)))
+            {
+                get::push(container, "/volumeMounts", mount.clone());
+            }
+        }
+    }
+}
+
 /// The runtime class that a new pod asks for, which [`pod_runtime`] needs as an object.
 pub fn pod_runtime_name(pod: &Value) -> Option<&str> {
     get::text_opt(pod, "/spec/runtimeClassName").filter(|name| !name.is_empty())
@@ -195,6 +226,21 @@ mod tests {
         assert_eq!(spec["containers"][0]["volumeMounts"][0]["mountPath"], TOKEN_PATH);
         assert_eq!(spec["tolerations"].as_array().map(Vec::len), Some(2));
         assert_eq!(spec["imagePullSecrets"], json!([{"name": "s"}]));
+    }
+
+    #[test]
+    fn a_pod_that_is_sent_again_keeps_what_it_was_given() {
+        let manifest = json!({"metadata": {"namespace": "n"}, "spec": {"containers": [{"name": "c"}], "volumes": [{"name": "v"}]}});
+        let mut pod = manifest.clone();
+        pod_account(&mut pod, Some(&json!({})), "abcde").unwrap();
+        pod_tolerations(&mut pod);
+        pod_priority(&mut pod, &[]).unwrap();
+        let mut again = manifest;
+        pod_keeps(&mut again, &pod);
+        pod_tolerations(&mut again);
+        assert_eq!(again, pod);
+        pod_keeps(&mut again, &pod);
+        assert_eq!(again, pod, "a second time changes nothing");
     }
 
     #[test]
