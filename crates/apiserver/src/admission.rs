@@ -1,7 +1,7 @@
 //! Admission: what the cluster as a whole has to say about a write, between defaults and validation.
 //!
-//! Namespaces that do not exist or are going away take nothing new; Pods get their ServiceAccount's token and their priority; no Pod is sent
-//! to a new node before it is known to be ready.
+//! Namespaces that do not exist or are going away take nothing new; Pods get their ServiceAccount's token and their priority, claims and
+//! volumes what holds them while they are in use; no Pod is sent to a new node before it is known to be ready.
 
 use std::time::Duration;
 
@@ -55,8 +55,27 @@ pub(crate) fn create(server: &Server, kind: &'static Kind, object: &mut Value) -
             rules::ingress_class(object, &all(server, ("networking.k8s.io", "v1", "ingressclasses"))?);
             Ok(())
         }
+        ("", "persistentvolumeclaims") => {
+            rules::protect(object, "kubernetes.io/pvc-protection");
+            Ok(())
+        }
+        ("", "persistentvolumes") => {
+            rules::protect(object, "kubernetes.io/pv-protection");
+            Ok(())
+        }
         (_, _) => Ok(()),
     }
+}
+
+/// Changes an updated object as upstream's admission plugins do; `sent` is one that the writer wrote down whole.
+pub(crate) fn update(kind: &Kind, new: &mut Value, old: &Value, sent: bool) {
+    if (kind.group, kind.plural) != ("", "pods") {
+        return;
+    }
+    if sent {
+        rules::pod_keeps(new, old);
+    }
+    rules::pod_tolerations(new);
 }
 
 fn pod(server: &Server, kind: &Kind, pod: &mut Value) -> Outcome<()> {

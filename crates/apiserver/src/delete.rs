@@ -15,6 +15,8 @@ use crate::query::Query;
 /// Finalizers that tell the garbage collector how to treat dependents.
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
+/// Kinds whose dependents stay when the deleter does not say what becomes of them: upstream keeps what it promised before there was a choice.
+const ORPHANING: &[(&str, &str)] = &[("", "replicationcontrollers"), ("batch", "jobs")];
 /// Namespaces that are always there.
 const FIXED_NAMESPACES: &[&str] = &["default", "kube-system", "kube-public"];
 
@@ -104,7 +106,7 @@ pub(crate) async fn delete(
         let mut last = old.clone();
         let grace = grace(kind, &old, options);
         let waits = grace > 0;
-        propagate(&mut last, options.propagation);
+        propagate(kind, &mut last, options.propagation);
         if waits || object::has_finalizers(&last) || keeps(kind, &last) {
             mark(kind, &mut last, grace);
             if options.dry_run || last == old {
@@ -197,9 +199,19 @@ fn mark(kind: &Kind, object: &mut Value, grace: i64) {
     }
 }
 
-fn propagate(object: &mut Value, propagation: Option<Propagation>) {
-    let Some(propagation) = propagation else { return };
+/// What there is to warn a deleter about who did not choose.
+pub(crate) fn warnings(kind: &Kind, options: &DeleteOptions) -> Vec<String> {
+    const PRESERVED: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or \
+         set propagationPolicy=Orphan to suppress this warning";
+    let warned = (kind.group, kind.plural) == ("batch", "jobs") && options.propagation.is_none();
+    warned.then(|| PRESERVED.to_owned()).into_iter().collect()
+}
+
+fn propagate(kind: &Kind, object: &mut Value, propagation: Option<Propagation>) {
     let mut finalizers: Vec<Value> = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+    let decided = finalizers.iter().any(|finalizer| finalizer == ORPHAN || finalizer == FOREGROUND);
+    let default = || (!decided && ORPHANING.contains(&(kind.group, kind.plural))).then_some(Propagation::Orphan);
+    let Some(propagation) = propagation.or_else(default) else { return };
     finalizers.retain(|finalizer| finalizer != ORPHAN && finalizer != FOREGROUND);
     match propagation {
         Propagation::Orphan => finalizers.push(ORPHAN.into()),

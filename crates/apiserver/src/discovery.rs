@@ -1,7 +1,11 @@
 //! Discovery: which groups, versions, resources and verbs there are, in the old and in the aggregated form.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::kinds::{KINDS, Kind, Scope};
 use crate::negotiate::{Media, accepted};
@@ -93,79 +97,102 @@ fn group_body(name: &str) -> Value {
     json!({"name": name, "preferredVersion": versions.first(), "versions": versions})
 }
 
-/// `APIResourceList`, or nothing for a version that is not served.
-pub(crate) fn resources(group: &str, version: &str) -> Option<Value> {
+/// The old form's list of resources. Scripts look for its text, so its fields come in upstream's order.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ResourceList {
+    kind: &'static str,
+    api_version: &'static str,
+    group_version: String,
+    resources: Vec<ApiResource>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ApiResource {
+    name: String,
+    singular_name: &'static str,
+    namespaced: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'static str>,
+    kind: &'static str,
+    verbs: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    short_names: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    categories: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage_version_hash: Option<String>,
+}
+
+/// The resources of a version, or nothing for one that is not served.
+pub(crate) fn resources(group: &str, version: &str) -> Option<ResourceList> {
     let mut resources = Vec::new();
     for kind in KINDS.iter().filter(|kind| kind.group == group && kind.version == version) {
-        resources.push(resource(kind, verbs(kind)));
+        resources.push(ApiResource { storage_version_hash: Some(storage_hash(kind)), ..resource(kind, verbs(kind)) });
         resources.extend(parts::of(kind).iter().map(|part| subresource(kind, part)));
     }
-    resources.extend(
-        REVIEWS.iter().filter(|review| review.group == group && review.version == version).map(review_resource),
-    );
+    let reviews = REVIEWS.iter().filter(|review| review.group == group && review.version == version);
+    resources
+        .extend(reviews.map(|review| created_only(review.plural, review.singular, review.namespaced, review.kind)));
     resources.extend(reported(group, version).map(|report| resource(&report.kind, reports::VERBS)));
     if resources.is_empty() {
         return None;
     }
     if group.is_empty() {
-        resources.push(json!({
-            "name": "bindings", "singularName": "binding", "namespaced": true, "kind": "Binding", "verbs": ["create"],
-        }));
+        resources.push(created_only("bindings", "binding", true, "Binding"));
     }
-    resources.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    resources.sort_by(|a, b| a.name.cmp(&b.name));
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    Some(json!({
-        "kind": "APIResourceList",
-        "apiVersion": "v1",
-        "groupVersion": group_version,
-        "resources": resources,
-    }))
+    Some(ResourceList { kind: "APIResourceList", api_version: "v1", group_version, resources })
+}
+
+/// Upstream's `StorageVersionHash`: clients compare it to learn whether objects are stored in another version than before.
+fn storage_hash(kind: &Kind) -> String {
+    let own = (kind.group, kind.version, kind.kind);
+    let (group, version, name) = kind.alias.as_ref().map_or(own, |alias| (alias.group, alias.version, alias.kind));
+    STANDARD.encode(&Sha256::digest(format!("{group}/{version}/{name}"))[..8])
 }
 
 fn reported(group: &str, version: &str) -> impl Iterator<Item = &'static Report> {
     REPORTS.iter().filter(move |report| report.kind.group == group && report.kind.version == version)
 }
 
-fn resource(kind: &Kind, verbs: &[&str]) -> Value {
-    let mut resource = json!({
-        "name": kind.plural,
-        "singularName": kind.singular,
-        "namespaced": kind.scope == Scope::Namespaced,
-        "kind": kind.kind,
-        "verbs": verbs,
-    });
-    if !kind.short_names.is_empty() {
-        resource["shortNames"] = json!(kind.short_names);
+fn resource(kind: &Kind, verbs: &[&'static str]) -> ApiResource {
+    ApiResource {
+        verbs: verbs.to_vec(),
+        short_names: kind.short_names.to_vec(),
+        categories: kind.categories.to_vec(),
+        ..created_only(kind.plural, kind.singular, kind.scope == Scope::Namespaced, kind.kind)
     }
-    if !kind.categories.is_empty() {
-        resource["categories"] = json!(kind.categories);
-    }
-    resource
 }
 
-fn subresource(kind: &Kind, part: &parts::Part) -> Value {
-    let mut resource = json!({
-        "name": format!("{}/{}", kind.plural, part.name),
-        "singularName": "",
-        "namespaced": kind.scope == Scope::Namespaced,
-        "kind": part.kind,
-        "verbs": part.verbs,
-    });
-    if let Some((group, version)) = part.group_version {
-        resource["group"] = group.into();
-        resource["version"] = version.into();
+fn subresource(kind: &Kind, part: &parts::Part) -> ApiResource {
+    let (group, version) = part.group_version.unzip();
+    ApiResource {
+        name: format!("{}/{}", kind.plural, part.name),
+        group,
+        version,
+        verbs: part.verbs.to_vec(),
+        ..created_only("", "", kind.scope == Scope::Namespaced, part.kind)
     }
-    resource
 }
 
-fn review_resource(review: &Review) -> Value {
-    json!({
-        "name": review.plural,
-        "singularName": review.singular,
-        "namespaced": review.namespaced,
-        "kind": review.kind,
-        "verbs": ["create"],
-    })
+fn created_only(name: &str, singular: &'static str, namespaced: bool, kind: &'static str) -> ApiResource {
+    ApiResource {
+        name: name.to_owned(),
+        singular_name: singular,
+        namespaced,
+        group: None,
+        version: None,
+        kind,
+        verbs: vec!["create"],
+        short_names: Vec::new(),
+        categories: Vec::new(),
+        storage_version_hash: None,
+    }
 }
 
 /// The aggregated form: of core at `/api`, of all other groups at `/apis`.
@@ -245,9 +272,12 @@ fn aggregated_review(review: &Review) -> Value {
     })
 }
 
-/// What a client of discovery may have: JSON only in the aggregated form, everything else in the old one.
+/// How discovery is written for a client. It has no protobuf form here; every client of it reads JSON.
 pub(crate) fn media(headers: &HeaderMap) -> Media {
-    crate::negotiate::Form::of(headers).map_or(Media::Json, |form| form.media)
+    match crate::negotiate::Form::of(headers) {
+        Ok(form) if form.media == Media::Yaml => Media::Yaml,
+        Ok(_) | Err(_) => Media::Json,
+    }
 }
 
 /// The version that we say we are.

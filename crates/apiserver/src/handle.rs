@@ -84,6 +84,9 @@ where
     let query = Query::parse(parts.uri.query());
     let route = Route::of(parts.uri.path());
     let deprecation = deprecation(&route);
+    // A version is always for people; schemas are for nobody to read as they come.
+    let schemas = matches!(route, Route::OpenApi2 | Route::OpenApi3(_));
+    let pretty = !schemas && (route == Route::Version || crate::pretty::wanted(&parts.headers, &query));
     let asked = Asked::of(&crate::auth::verb(&parts.method, &route, &query), &route);
     let mut answer = match answer(&server, parts, route, query, body).await {
         Ok(answer) => answer,
@@ -91,7 +94,17 @@ where
     };
     answer.warnings.extend(deprecation.map(str::to_owned));
     server.metrics.answered(asked, answer.code.as_u16(), begun.elapsed());
-    finish(answer, gzip)
+    finish(if pretty { for_people(answer) } else { answer }, gzip)
+}
+
+fn for_people(answer: Answer) -> Answer {
+    let json = answer.content_type.as_bytes().starts_with(b"application/json");
+    match answer.body {
+        AnswerBody::Whole(bytes) if json => {
+            Answer { body: AnswerBody::Whole(crate::pretty::lay_out(&bytes).into()), ..answer }
+        }
+        body => Answer { body, ..answer },
+    }
 }
 
 /// What goes with every answer about a kind on its way out.
@@ -122,6 +135,9 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    if !is_long(&route, &query) {
+        query.check_timeout()?;
+    }
     let user = match parts.extensions.remove::<User>() {
         Some(user) => user,
         None => crate::auth::authenticate(server, &parts)?,
@@ -168,14 +184,9 @@ fn opens_a_stream(parts: &Parts, route: &Route) -> bool {
         && upgrade.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Bounds how much is worked on at once. Watches and streams wait more than they work, and administrators must get through.
-fn admit<'a>(
-    server: &'a Server,
-    user: &User,
-    route: &Route,
-    query: &Query,
-) -> Outcome<Option<tokio::sync::SemaphorePermit<'a>>> {
-    let long = match route {
+/// Whether a request waits more than it works.
+fn is_long(route: &Route, query: &Query) -> bool {
+    match route {
         Route::Target(target) => {
             const LONG: &[&str] = &["attach", "exec", "log", "portforward", "proxy"];
             let part = target.subresource.as_deref().unwrap_or_default();
@@ -183,8 +194,17 @@ fn admit<'a>(
         }
         Route::Health { .. } => true,
         _ => false,
-    };
-    if long || user.is_in("system:masters") {
+    }
+}
+
+/// Bounds how much is worked on at once. Administrators must get through.
+fn admit<'a>(
+    server: &'a Server,
+    user: &User,
+    route: &Route,
+    query: &Query,
+) -> Outcome<Option<tokio::sync::SemaphorePermit<'a>>> {
+    if is_long(route, query) || user.is_in("system:masters") {
         return Ok(None);
     }
     let busy = || api::status::Status::too_many_requests("Too many requests, please try again later.", 1).into();
@@ -195,9 +215,7 @@ fn admit<'a>(
 fn own_document(server: &Arc<Server>, route: Route, parts: &Parts, query: &Query) -> Outcome<Answer> {
     let json = |value: &serde_json::Value| -> Outcome<Answer> {
         let media = discovery::media(&parts.headers);
-        // Discovery has no protobuf form here; every client of it reads JSON.
-        let media = if media == Media::Protobuf { Media::Json } else { media };
-        Ok(Answer::new(StatusCode::OK, media, crate::render::write(value, media)?))
+        Ok(Answer::new(StatusCode::OK, media, crate::render::write_plain(value, media)?))
     };
     let gzip = crate::negotiate::takes_gzip(&parts.headers);
     let aggregated = |core: bool| {
@@ -216,8 +234,13 @@ fn own_document(server: &Arc<Server>, route: Route, parts: &Parts, query: &Query
             None => json(&discovery::group_list()),
         },
         Route::Group(name) => discovery::group(&name).map_or_else(|| Ok(Answer::no_such_path()), |group| json(&group)),
-        Route::Resources { group, version } => discovery::resources(&group, &version)
-            .map_or_else(|| no_such_resource(parts.uri.path()), |list| json(&list)),
+        Route::Resources { group, version } => match discovery::resources(&group, &version) {
+            Some(list) => {
+                let media = discovery::media(&parts.headers);
+                Ok(Answer::new(StatusCode::OK, media, crate::render::write_plain(&list, media)?))
+            }
+            None => no_such_resource(parts.uri.path()),
+        },
         Route::OpenApi2 => crate::openapi::v2(&parts.headers, gzip),
         Route::OpenApi3(path) => crate::openapi::v3(path.as_deref(), gzip),
         Route::Version => json(&discovery::version()),

@@ -37,6 +37,7 @@ mod admission;
 mod allocate;
 mod object;
 mod ownership;
+mod pretty;
 mod render;
 mod selection;
 mod wire;

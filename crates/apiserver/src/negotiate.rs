@@ -30,7 +30,12 @@ pub(crate) enum Shape {
 pub(crate) struct Form {
     pub(crate) media: Media,
     pub(crate) shape: Shape,
+    /// The version that tables and metadata are said to be of, which are the same in all.
+    pub(crate) meta: &'static str,
 }
+
+const META: &str = "meta.k8s.io/v1";
+const META_BETA: &str = "meta.k8s.io/v1beta1";
 
 pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
@@ -53,15 +58,30 @@ impl Media {
 }
 
 impl Form {
-    pub(crate) const JSON: Form = Form { media: Media::Json, shape: Shape::Whole };
+    pub(crate) const JSON: Form = Form { media: Media::Json, shape: Shape::Whole, meta: META };
 
     /// The first form of `Accept` that we have.
     pub(crate) fn of(headers: &HeaderMap) -> Outcome<Form> {
+        Form::among(headers, |_| true)
+    }
+
+    /// The first form of `Accept` that is the whole object: what has no metadata of its own has no other.
+    pub(crate) fn whole(headers: &HeaderMap) -> Outcome<Form> {
+        Form::among(headers, |shape| shape == Shape::Whole)
+    }
+
+    /// The first form of `Accept` that is no table: a watch that begins with a list has no columns to begin with.
+    pub(crate) fn listed_by_watch(headers: &HeaderMap) -> Outcome<Form> {
+        Form::among(headers, |shape| shape != Shape::Table)
+    }
+
+    fn among(headers: &HeaderMap, takes: impl Fn(Shape) -> bool) -> Outcome<Form> {
         let accepted = accepted(headers);
         if accepted.is_empty() {
             return Ok(Form::JSON);
         }
-        accepted.iter().find_map(|clause| clause.form()).ok_or_else(|| Status::not_acceptable(AVAILABLE).into())
+        let mut forms = accepted.iter().filter_map(Clause::form).filter(|form| takes(form.shape));
+        forms.next().ok_or_else(|| Status::not_acceptable(AVAILABLE).into())
     }
 }
 
@@ -93,15 +113,19 @@ impl Clause {
             PROTOBUF => Media::Protobuf,
             _ => return None,
         };
-        let ours = self.parameter("g").is_none_or(|group| group == "meta.k8s.io")
-            && self.parameter("v").is_none_or(|version| version == "v1");
+        let version = match self.parameter("v") {
+            None | Some("v1") => Some(META),
+            Some("v1beta1") if media != Media::Protobuf => Some(META_BETA),
+            Some(_) => None,
+        };
+        let ours = version.is_some() && self.parameter("g").is_none_or(|group| group == "meta.k8s.io");
         let shape = match self.parameter("as") {
             None => Shape::Whole,
             Some("Table") if ours && media != Media::Protobuf => Shape::Table,
             Some("PartialObjectMetadata" | "PartialObjectMetadataList") if ours => Shape::Partial,
             Some(_) => return None,
         };
-        Some(Form { media, shape })
+        Some(Form { media, shape, meta: version.unwrap_or(META) })
     }
 }
 

@@ -55,6 +55,43 @@ impl Query {
     pub(crate) fn text(&self, name: &str) -> &str {
         self.get(name).unwrap_or_default()
     }
+
+    /// Refuses a `timeout` that is no time, in upstream's words. One that is needs no deadline of its own: nothing here takes as long.
+    pub(crate) fn check_timeout(&self) -> Outcome<()> {
+        let Some(text) = self.get("timeout").filter(|text| !text.is_empty()) else { return Ok(()) };
+        match duration_fault(text) {
+            None => Ok(()),
+            Some(fault) => Err(Fault::bad_request(format!(
+                "invalid timeout specified in the request URL - time: {fault} {text:?}"
+            ))),
+        }
+    }
+}
+
+/// What Go's `time.ParseDuration` has against a text: numbers, each with a unit behind it.
+fn duration_fault(text: &str) -> Option<String> {
+    let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if rest == "0" {
+        return None;
+    }
+    if rest.is_empty() {
+        return Some("invalid duration".to_owned());
+    }
+    while !rest.is_empty() {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (digits, behind) = rest.split_at(number);
+        if digits.parse::<f64>().is_err() {
+            return Some("invalid duration".to_owned());
+        }
+        let unit = behind.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(behind.len());
+        let (unit, next) = behind.split_at(unit);
+        match unit {
+            "" => return Some("missing unit in duration".to_owned()),
+            "ns" | "us" | "µs" | "μs" | "ms" | "s" | "m" | "h" => rest = next,
+            other => return Some(format!("unknown unit {other:?} in duration")),
+        }
+    }
+    None
 }
 
 /// Percent-encodes everything but letters, digits and `-._~`.

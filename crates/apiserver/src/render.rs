@@ -1,6 +1,7 @@
 //! Answers in the form that was asked for: whole objects, tables or metadata only, as JSON, YAML or protobuf.
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::{Value, json};
 use store::Entry;
 
@@ -76,7 +77,7 @@ impl Renderer {
     pub(crate) fn object(&self, object: &Value) -> Outcome<Bytes> {
         let value = match self.form.shape {
             Shape::Whole => return write(object, self.form.media),
-            Shape::Partial => partial(object),
+            Shape::Partial => self.partial(object),
             Shape::Table => {
                 let meta = json!({"resourceVersion": object::meta(object, "resourceVersion")});
                 self.table(meta, std::iter::once(Ok(object.clone())), true)?
@@ -89,7 +90,7 @@ impl Renderer {
     pub(crate) fn event_object(&self, object: &Value, first: bool) -> Outcome<Value> {
         match self.form.shape {
             Shape::Whole => Ok(object.clone()),
-            Shape::Partial => Ok(partial(object)),
+            Shape::Partial => Ok(self.partial(object)),
             Shape::Table => {
                 let meta = json!({"resourceVersion": object::meta(object, "resourceVersion")});
                 self.table(meta, std::iter::once(Ok(object.clone())), first)
@@ -112,10 +113,10 @@ impl Renderer {
                 })
             }
             (Shape::Partial, _) => {
-                let items = decoded().map(|item| Ok(partial(&item?))).collect::<Outcome<Vec<Value>>>()?;
+                let items = decoded().map(|item| Ok(self.partial(&item?))).collect::<Outcome<Vec<Value>>>()?;
                 json!({
                     "kind": "PartialObjectMetadataList",
-                    "apiVersion": "meta.k8s.io/v1",
+                    "apiVersion": self.form.meta,
                     "metadata": meta.to_value(),
                     "items": items,
                 })
@@ -134,8 +135,8 @@ impl Renderer {
             }
             Shape::Partial => (
                 "PartialObjectMetadata",
-                "meta.k8s.io/v1".to_owned(),
-                objects.iter().map(partial).collect::<Vec<Value>>(),
+                self.form.meta.to_owned(),
+                objects.iter().map(|object| self.partial(object)).collect::<Vec<Value>>(),
             ),
             Shape::Whole => (self.kind.kind, object::api_version(self.kind), objects),
         };
@@ -165,6 +166,10 @@ impl Renderer {
         Ok(out.into())
     }
 
+    fn partial(&self, object: &Value) -> Value {
+        json!({"kind": "PartialObjectMetadata", "apiVersion": self.form.meta, "metadata": object["metadata"]})
+    }
+
     fn table(&self, meta: Value, objects: impl Iterator<Item = Outcome<Value>>, with_columns: bool) -> Outcome<Value> {
         let now = jiff::Timestamp::now().as_second();
         let mut rows = Vec::new();
@@ -174,7 +179,7 @@ impl Renderer {
             let mut row = json!({"cells": cells});
             match self.rows {
                 RowObject::None => {}
-                RowObject::Metadata => row["object"] = partial(&object),
+                RowObject::Metadata => row["object"] = self.partial(&object),
                 RowObject::Whole => row["object"] = object,
             }
             rows.push(row);
@@ -183,7 +188,7 @@ impl Renderer {
             if with_columns { self.kind.columns.iter().map(column).collect() } else { Vec::new() };
         Ok(json!({
             "kind": "Table",
-            "apiVersion": "meta.k8s.io/v1",
+            "apiVersion": self.form.meta,
             "metadata": meta,
             "columnDefinitions": columns,
             "rows": rows,
@@ -201,20 +206,21 @@ fn column(column: &Column) -> Value {
     })
 }
 
-fn partial(object: &Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
-}
-
 /// Any value that has `kind` and `apiVersion`.
 pub(crate) fn write(value: &Value, media: Media) -> Outcome<Bytes> {
     match media {
-        Media::Json => {
-            let mut out = Vec::with_capacity(1024);
-            object::write_json(value, &mut out);
-            out.push(b'\n');
-            Ok(out.into())
-        }
-        Media::Yaml => serde_norway::to_string(value).map(Bytes::from).map_err(Fault::internal),
+        Media::Json | Media::Yaml => write_plain(value, media),
         Media::Protobuf => crate::wire::encode(value).map(Bytes::from),
     }
+}
+
+/// What has no protobuf form: YAML where it was asked for, else JSON.
+pub(crate) fn write_plain(value: &impl Serialize, media: Media) -> Outcome<Bytes> {
+    if media == Media::Yaml {
+        return serde_norway::to_string(value).map(Bytes::from).map_err(Fault::internal);
+    }
+    let mut out = Vec::with_capacity(1024);
+    serde_json::to_writer(&mut out, value).map_err(Fault::internal)?;
+    out.push(b'\n');
+    Ok(out.into())
 }

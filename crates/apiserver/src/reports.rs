@@ -12,7 +12,7 @@ use crate::fault::{Fault, Outcome};
 use crate::handle::Answer;
 use crate::kinds::common::table;
 use crate::kinds::{Column, Kind};
-use crate::negotiate::{Form, Media, Shape};
+use crate::negotiate::{Form, Media};
 use crate::query::Query;
 use crate::render::{ListMeta, Renderer};
 use crate::route::Target;
@@ -101,7 +101,7 @@ pub(crate) fn answer(
     }
     let mut form = Form::of(&parts.headers)?;
     if form.media == Media::Protobuf && api::schema::kind(kind.group, kind.version, kind.kind).is_none() {
-        form = Form { media: Media::Json, shape: Shape::Whole };
+        form = Form::JSON;
     }
     let renderer = Renderer::new(kind, form, query)?;
     let objects = (report.objects)(server).into_iter().map(|mut object| {

@@ -51,6 +51,11 @@ pub(crate) trait Edit: Send + Sync {
         false
     }
 
+    /// Whether the new object is what the writer sent, so that what it leaves out was not taken out.
+    fn is_sent(&self) -> bool {
+        false
+    }
+
     /// The subresource that managed fields name.
     fn subresource(&self, part: Part) -> &'static str {
         part.name()
@@ -100,6 +105,10 @@ impl Edit for Replace {
 
     fn absent(&self) -> Outcome<Option<Value>> {
         Ok(self.may_create.then(|| self.object.clone()))
+    }
+
+    fn is_sent(&self) -> bool {
+        true
     }
 }
 
@@ -187,6 +196,9 @@ fn settle(
 ) -> Outcome<()> {
     object::name_kind(kind, new);
     carry_over(new, old);
+    if part == Part::Whole {
+        crate::admission::update(kind, new, old, edit.is_sent());
+    }
     (kind.rules.default)(new);
     if !edit.owns_fields() {
         crate::ownership::track(kind, new, Some(old), options, edit.subresource(part))?;

@@ -59,7 +59,8 @@ where
     if let Some(rest) = proxy::path(kind, target, &full) {
         return proxy::answer(server, kind, target, rest, parts, body).await;
     }
-    let form = Form::of(&parts.headers)?;
+    let lists = query.flag("watch") && query.flag("sendInitialEvents");
+    let form = if lists { Form::listed_by_watch(&parts.headers)? } else { Form::of(&parts.headers)? };
     let body = if parts.method == Method::GET { Bytes::new() } else { read_body(server, body).await? };
     let namespace = target.namespace.clone();
     let call = Call { server: server.clone(), kind, namespace, parts, query, form, body, user: Arc::new(user) };
@@ -87,7 +88,7 @@ where
     if parts.method != Method::POST || target.name.is_some() {
         return Err(Fault::method_not_allowed());
     }
-    let form = Form::of(&parts.headers)?;
+    let form = Form::whole(&parts.headers)?;
     let bytes = read_body(server, body).await?;
     let options = WriteOptions::of(query, parts, Arc::new(user.clone()))?;
     let wanted = api::decode::Kind { group: review.group, version: review.version, kind: review.kind };
@@ -119,7 +120,7 @@ where
     if parts.method != Method::POST || target.name.is_some() || target.namespace.is_empty() {
         return Err(Fault::method_not_allowed());
     }
-    let form = Form::of(&parts.headers)?;
+    let form = Form::whole(&parts.headers)?;
     let bytes = read_body(server, body).await?;
     let options = WriteOptions::of(query, parts, Arc::new(user))?;
     let (object, _) = write::decode_as(BINDING, &bytes, Encoding::of(&parts.headers)?, options.validation)?;
@@ -250,7 +251,8 @@ impl Call {
             }
             Deleted::Waiting(object) => (StatusCode::OK, renderer.object(&object)?),
         };
-        Ok(Answer::new(code, self.form.media, body))
+        let warnings = delete::warnings(self.kind, &options);
+        Ok(Answer { warnings, ..Answer::new(code, self.form.media, body) })
     }
 
     async fn delete_collection(self) -> Outcome<Answer> {
@@ -268,7 +270,8 @@ impl Call {
             }
         }
         let body = self.renderer()?.list(&entries, &meta)?;
-        Ok(Answer::new(StatusCode::OK, self.form.media, body))
+        let warnings = delete::warnings(self.kind, &options);
+        Ok(Answer { warnings, ..Answer::new(StatusCode::OK, self.form.media, body) })
     }
 
     async fn subresource(self, name: &str, subresource: &str) -> Outcome<Answer> {

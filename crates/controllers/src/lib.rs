@@ -21,6 +21,7 @@ mod names;
 mod namespace;
 mod nodelifecycle;
 mod podgc;
+mod protection;
 mod replicaset;
 mod revisions;
 mod selection;
@@ -89,6 +90,8 @@ names! {
     Job = "job-controller",
     Namespace = "namespace-controller",
     NodeLifecycle = "node-lifecycle-controller",
+    VolumeProtection = "persistentvolume-protection-controller",
+    ClaimProtection = "persistentvolumeclaim-protection-controller",
     PodGc = "pod-garbage-collector-controller",
     ReplicaSet = "replicaset-controller",
     ReplicationController = "replicationcontroller-controller",
@@ -139,6 +142,8 @@ fn start(name: Name, config: &Config, drive: &Drive) -> Option<tokio::task::Join
         Name::Namespace => namespace::start(drive),
         Name::NodeLifecycle => nodelifecycle::start(drive),
         Name::PodGc => podgc::start(drive),
+        Name::ClaimProtection => protection::start_claims(drive),
+        Name::VolumeProtection => protection::start_volumes(drive),
         Name::ReplicaSet => replicaset::start_sets(drive),
         Name::ReplicationController => replicaset::start_controllers(drive),
         Name::RootCa => serviceaccount::start_roots(config.root_ca.clone()?, drive),

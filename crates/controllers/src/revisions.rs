@@ -59,6 +59,8 @@ where
         name: Some(name),
         namespace: owner.namespace(),
         labels: Some(labels),
+        // `kubectl rollout history` reads there why a revision was made.
+        annotations: owner.meta().annotations.clone(),
         owner_references: Some(vec![owner_reference(owner)]),
         ..ObjectMeta::default()
     };
@@ -98,4 +100,24 @@ pub fn surplus(
     let idle: Vec<_> = revisions.iter().filter(|one| !in_use(one)).collect();
     let surplus = idle.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
     idle.into_iter().take(surplus).map(|one| Write::delete(one.as_ref())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::apps::v1::DaemonSet;
+
+    use super::*;
+    use crate::mechanism::Verb;
+
+    #[test]
+    fn a_revision_says_why_it_was_made() {
+        let set = json!({"metadata": {"name": "a", "namespace": "b", "uid": "c", "annotations": {"kubernetes.io/change-cause": "set image"}},
+            "spec": {"selector": {}, "template": {}}});
+        let set: DaemonSet = serde_json::from_value(set).unwrap();
+        let Present::Writing(write) = present(&set, &PodTemplateSpec::default(), 0, &[]) else {
+            panic!("nothing is made")
+        };
+        let Verb::Create(made) = &write.verb else { panic!("{write}") };
+        assert_eq!(made["metadata"]["annotations"]["kubernetes.io/change-cause"], "set image");
+    }
 }

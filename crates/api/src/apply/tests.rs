@@ -231,6 +231,18 @@ fn the_oldest_of_many_updaters_are_put_together() {
     assert_eq!(owned.iter().map(|entry| annotations(&entry.3)).sum::<usize>(), 20, "nothing is lost");
 }
 
+#[test]
+fn a_key_that_says_nothing_means_its_default() {
+    for nothing in [json!(""), json!(null)] {
+        let spec = json!({"ports": [{"port": 80, "protocol": nothing}]});
+        let once = defaulted(service("m", T1, None, spec.clone(), false).unwrap());
+        let twice = service("m", T2, Some(&once), spec, false).unwrap();
+        assert_eq!(twice["spec"]["ports"].as_array().unwrap().len(), 1, "{twice}");
+        let (_, _, _, fields) = entries(&twice).remove(0);
+        assert!(fields["f:spec"]["f:ports"].get(r#"k:{"port":80,"protocol":"TCP"}"#).is_some(), "{fields}");
+    }
+}
+
 fn spec() -> impl Strategy<Value = Value> {
     let port = (1u16..4, proptest::option::of(0u16..3)).prop_map(|(port, target)| match target {
         Some(target) => json!({"port": port, "targetPort": target}),

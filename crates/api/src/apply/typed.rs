@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::set::{Set, Step};
-use crate::schema::{Element, Field, ListType, Shape, Type};
+use crate::schema::{Element, Field, ListType, Presence, Shape, Type};
 
 /// Where in the schema a value stands.
 #[derive(Debug, Clone, Copy)]
@@ -127,11 +127,7 @@ fn key_step(keys: &[&str], item_at: At, item: &Value) -> Result<Step, String> {
     };
     let mut found = Vec::with_capacity(keys.len());
     for key in keys {
-        let declared = || match item_at.below(key) {
-            Some(At::Field(field)) if !field.default.is_empty() => Some(Value::from(field.default).to_string()),
-            _ => None,
-        };
-        match object.get(*key).map(Value::to_string).or_else(declared) {
+        match key_value(key, item_at, object) {
             Some(value) => found.push(((*key).to_owned(), value)),
             None => {
                 return Err(format!(
@@ -143,6 +139,20 @@ fn key_step(keys: &[&str], item_at: At, item: &Value) -> Result<Step, String> {
     }
     found.sort();
     Ok(Step::Key(found))
+}
+
+/// What a key field says, or its default says for it. Null, and empty where empty is not written, are as good as left out: the stored item
+/// will not have the field, and an item that is applied again has to find it.
+fn key_value(key: &str, item_at: At, object: &Map<String, Value>) -> Option<String> {
+    let given = object.get(key);
+    let Some(At::Field(field)) = item_at.below(key) else { return given.map(Value::to_string) };
+    let written = match given {
+        Some(Value::String(text)) if text.is_empty() => field.presence != Presence::OmitEmpty,
+        Some(Value::Null) => false,
+        _ => true,
+    };
+    let declared = (!field.default.is_empty()).then(|| Value::from(field.default).to_string());
+    given.filter(|_| written).map(Value::to_string).or(declared).or_else(|| given.map(Value::to_string))
 }
 
 /// Steps of a list that was checked before; an item that has none is told by its index.

@@ -125,6 +125,37 @@ pub fn pod_priority(pod: &mut Value, classes: &[Value]) -> Result<(), String> {
     Ok(())
 }
 
+/// Leaves a pod what the cluster gave it when it was made, where an update does not mention it.
+///
+/// Upstream keeps priority and tolerations alone, and refuses a manifest that is sent again for lack of the token's volume, unless its
+/// plugin for service accounts is off, as it is where its own scripts run. None of this can be changed by an update, so nothing is lost.
+pub fn pod_keeps(pod: &mut Value, old: &Value) {
+    for field in ["priority", "preemptionPolicy", "priorityClassName", "serviceAccountName", "serviceAccount"] {
+        let path = format!("/spec/{field}");
+        if !get::has(pod, &path) && get::has(old, &path) {
+            get::copy_from(pod, &path, old, &path);
+        }
+    }
+    let is_token = |volume: &&Value| get::text(volume, "/name").starts_with(TOKEN_VOLUME);
+    let Some(volume) = get::list(old, "/spec/volumes").iter().find(is_token) else { return };
+    if get::list(pod, "/spec/volumes").iter().any(|volume| is_token(&volume)) {
+        return;
+    }
+    get::push(pod, "/spec/volumes", volume.clone());
+    for containers in ["/spec/initContainers", "/spec/containers"] {
+        for container in get::list_mut(pod, containers).into_iter().flatten() {
+            let of_old = get::list(old, containers).iter().find(|one| one["name"] == container["name"]);
+            let is_mount = |mount: &&Value| get::text(mount, "/mountPath") == TOKEN_PATH;
+            let mount = of_old.and_then(|one| get::list(one, "/volumeMounts").iter().find(is_mount));
+            if let Some(mount) =
+                mount.filter(|_| !get::list(container, "/volumeMounts").iter().any(|one| is_mount(&one)))
+            {
+                get::push(container, "/volumeMounts", mount.clone());
+            }
+        }
+    }
+}
+
 /// The runtime class that a new pod asks for, which [`pod_runtime`] needs as an object.
 pub fn pod_runtime_name(pod: &Value) -> Option<&str> {
     get::text_opt(pod, "/spec/runtimeClassName").filter(|name| !name.is_empty())
@@ -181,6 +212,13 @@ pub fn ingress_class(ingress: &mut Value, classes: &[Value]) {
     }
 }
 
+/// Holds a new claim or volume as long as it is in use: a controller takes the finalizer away (upstream's `StorageObjectInUseProtection`).
+pub fn protect(object: &mut Value, finalizer: &str) {
+    if !get::list(object, "/metadata/finalizers").iter().any(|one| one == finalizer) {
+        get::push(object, "/metadata/finalizers", finalizer.into());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,6 +253,30 @@ mod tests {
             json!({"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}),
         );
         assert_eq!(tainted(json!([mine, other])), json!([mine, other, taint]));
+    }
+
+    #[test]
+    fn a_pod_that_is_sent_again_keeps_what_it_was_given() {
+        let manifest = json!({"metadata": {"namespace": "n"}, "spec": {"containers": [{"name": "c"}], "volumes": [{"name": "v"}]}});
+        let mut pod = manifest.clone();
+        pod_account(&mut pod, Some(&json!({})), "abcde").unwrap();
+        pod_tolerations(&mut pod);
+        pod_priority(&mut pod, &[]).unwrap();
+        let mut again = manifest;
+        pod_keeps(&mut again, &pod);
+        pod_tolerations(&mut again);
+        assert_eq!(again, pod);
+        pod_keeps(&mut again, &pod);
+        assert_eq!(again, pod, "a second time changes nothing");
+    }
+
+    #[test]
+    fn a_claim_is_held_once() {
+        let mut claim = json!({"metadata": {"finalizers": ["mine/first"]}});
+        for _ in 0..2 {
+            protect(&mut claim, "kubernetes.io/pvc-protection");
+            assert_eq!(claim["metadata"]["finalizers"], json!(["mine/first", "kubernetes.io/pvc-protection"]));
+        }
     }
 
     #[test]

@@ -36,6 +36,37 @@ const DELETE: &[Parameter] = &[
 ];
 const GET: &[Parameter] = &[("pretty", "string")];
 
+/// What a parameter is for, as people read it.
+fn meaning(parameter: &str) -> &'static str {
+    match parameter {
+        "allowWatchBookmarks" => "Ask for watch events of type BOOKMARK, which tell how far the watch has come.",
+        "continue" => "The token of the page before, for the next page of the list.",
+        "dryRun" => "With `All`, everything is done but the storing.",
+        "fieldManager" => "The name of who makes the change, for the bookkeeping of fields.",
+        "fieldSelector" => {
+            "A selector to restrict the list of returned objects by their fields. Defaults to everything."
+        }
+        "fieldValidation" => "What becomes of unknown and duplicate fields: Ignore, Warn or Strict.",
+        "force" => "Take over fields that are owned by other managers.",
+        "gracePeriodSeconds" => "Seconds that the object has before it is gone; zero is at once.",
+        "labelSelector" => {
+            "A selector to restrict the list of returned objects by their labels. Defaults to everything."
+        }
+        "limit" => "The most objects that one answer holds; what is left follows with `continue`.",
+        "orphanDependents" => "Deprecated: leave the objects behind that this one owns.",
+        "pretty" => "With 'true', the answer is written over several lines.",
+        "propagationPolicy" => "What becomes of the objects that this one owns: Orphan, Background or Foreground.",
+        "resourceVersion" => "How new the answer has to be.",
+        "resourceVersionMatch" => "How `resourceVersion` is meant: NotOlderThan or Exact.",
+        "sendInitialEvents" => "Begin a watch with what is there, and a bookmark behind it.",
+        "timeoutSeconds" => "Seconds after which a list or watch ends, whatever happens.",
+        "watch" => {
+            "Watch for changes to the described resources and return them as a stream of add, update, and remove notifications. Specify resourceVersion."
+        }
+        _ => "",
+    }
+}
+
 /// An operation before it is written in a dialect.
 struct Operation {
     method: &'static str,
@@ -94,7 +125,7 @@ pub(super) fn v3(group: &str, version: &str) -> Map<String, Value> {
         let parameters: Vec<Value> = operation
             .parameters
             .iter()
-            .map(|(name, r#type)| json!({"name": name, "in": "query", "schema": {"type": r#type, "uniqueItems": true}}))
+            .map(|(name, r#type)| json!({"name": name, "in": "query", "description": meaning(name), "schema": {"type": r#type, "uniqueItems": true}}))
             .collect();
         let content = json!({"application/json": {"schema": schema}});
         let mut written = json!({
@@ -115,7 +146,7 @@ pub(super) fn v2(group: &str, version: &str) -> Map<String, Value> {
         let mut parameters: Vec<Value> = operation
             .parameters
             .iter()
-            .map(|(name, r#type)| json!({"name": name, "in": "query", "type": r#type, "uniqueItems": true}))
+            .map(|(name, r#type)| json!({"name": name, "in": "query", "description": meaning(name), "type": r#type, "uniqueItems": true}))
             .collect();
         if operation.takes_object {
             parameters.push(json!({"name": "body", "in": "body", "required": true, "schema": schema}));

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::marks;
-use crate::kinds::KINDS;
+use crate::kinds::{KINDS, Kind};
 
 /// Which of the two formats a schema is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub(super) fn of(group: &str, version: &str, dialect: Dialect) -> Map<String, Va
     }
     for kind in KINDS.iter().filter(|kind| kind.group == group && kind.version == version) {
         if let Some(of) = schema::kind(kind.group, kind.version, kind.kind) {
-            schemas.insert(format!("{}List", of.definition()), list(kind.kind, dialect.root(), &of.definition()));
+            schemas.insert(format!("{}List", of.definition()), list(kind, dialect.root(), &of.definition()));
         }
     }
     marks::mark(&mut schemas, dialect);
@@ -92,9 +92,9 @@ fn point(schema: &mut Value, root: &str) {
     }
 }
 
-fn list(kind: &str, root: &str, item: &str) -> Value {
+fn list(kind: &Kind, root: &str, item: &str) -> Value {
     json!({
-        "description": format!("{kind}List is a list of {kind}"),
+        "description": format!("{name}List is a list of {name}", name = kind.kind),
         "type": "object",
         "required": ["items"],
         "properties": {
@@ -102,7 +102,7 @@ fn list(kind: &str, root: &str, item: &str) -> Value {
             "kind": {"type": "string", "description": "The kind of this list"},
             "items": {
                 "type": "array",
-                "description": "The objects",
+                "description": format!("List of {}", kind.plural),
                 "items": {"allOf": [{"$ref": format!("{root}{item}")}]},
             },
             "metadata": {

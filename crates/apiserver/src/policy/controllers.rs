@@ -26,6 +26,8 @@ const OWN: &[&str] = &[
     "namespace-controller",
     "node-controller",
     "pod-garbage-collector",
+    "pv-protection-controller",
+    "pvc-protection-controller",
     "replicaset-controller",
     "replication-controller",
     "root-ca-cert-publisher",

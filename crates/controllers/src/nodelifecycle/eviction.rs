@@ -55,7 +55,9 @@ fn stay(pod: &Pod, taints: &[&Taint], now: Timestamp) -> Stay {
         }
         let shortest = covering.iter().filter_map(|toleration| toleration.toleration_seconds).min();
         let Some(seconds) = shortest else { continue };
-        let since = taint.time_added.as_ref().map_or(now, |time| time.0);
+        // A pod that came after the taint has its whole time before it.
+        let came = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let since = taint.time_added.as_ref().map_or(now, |time| came.map_or(time.0, |came| came.max(time.0)));
         let rest = SignedDuration::from_secs(seconds.max(0)) - now.duration_since(since);
         match Duration::try_from(rest) {
             Ok(rest) if !rest.is_zero() => left = Some(left.map_or(rest, |other| other.min(rest))),

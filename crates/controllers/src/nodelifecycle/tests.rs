@@ -5,6 +5,7 @@ use std::sync::Arc;
 use client::Key;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -96,6 +97,17 @@ fn pods_leave_when_their_toleration_runs_out() {
         later.writes.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["patch status of Pod default/b", "delete Pod default/b"]
     );
+}
+
+#[test]
+fn a_pod_that_came_after_the_taint_has_its_whole_time() {
+    let taint = json!([{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute", "timeAdded": NOW.to_string()}]);
+    let tolerates = json!([{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 300}]);
+    let mut late = Pod::clone(&pod("late", tolerates));
+    late.metadata.creation_timestamp = Some(Time(NOW + SignedDuration::from_secs(200)));
+    let decision = eviction::decide(&node("Unknown", taint), &[Arc::new(late)], NOW + SignedDuration::from_secs(400));
+    assert!(decision.writes.is_empty());
+    assert_eq!(decision.again, Some(Duration::from_secs(100)));
 }
 
 fn lease(renewed: i64) -> Lease {
