@@ -197,8 +197,8 @@ struct Observer {
     pods: BTreeMap<String, Pod>,
     slices: BTreeMap<usize, BTreeMap<String, BTreeMap<String, State>>>,
     stale: BTreeMap<(usize, String), Instant>,
-    /// How long each change took that had to be waited for, and how many were there before the pod's change was heard of.
-    took: Vec<Duration>,
+    /// How long each change took that had to be waited for, by what the pod has become, and how many were there before the pod's was heard of.
+    took: BTreeMap<&'static str, Vec<Duration>>,
     early: usize,
 }
 
@@ -208,7 +208,7 @@ impl Observer {
         let paths = ["/api/v1/namespaces/default/pods", "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"];
         let watches = paths.map(|path| watch(cluster, path, tell.clone())).into_iter().collect::<Result<_>>()?;
         let (pods, slices, stale) = Default::default();
-        Ok(Observer { heard, watches, pods, slices, stale, took: Vec::new(), early: 0 })
+        Ok(Observer { heard, watches, pods, slices, stale, took: BTreeMap::new(), early: 0 })
     }
 
     fn listen(&mut self) -> Result<()> {
@@ -260,7 +260,7 @@ impl Observer {
             if self.said(slice.service, &uid) == due
                 && let Some(since) = self.stale.remove(&(slice.service, uid))
             {
-                self.took.push(at.duration_since(since));
+                self.took.entry(became(due)).or_default().push(at.duration_since(since));
             }
         }
     }
@@ -280,18 +280,25 @@ impl Observer {
     }
 
     fn report(&mut self) -> String {
-        self.took.sort();
-        let at =
-            |part: usize| self.took.get(self.took.len().saturating_sub(1) * part / 1000).copied().unwrap_or_default();
-        let millis = |part: usize| at(part).as_secs_f64() * 1000.0;
-        format!(
-            "{} changes of endpoints took: p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms; {} more were heard of before the pod's",
-            self.took.len(),
-            millis(500),
-            millis(990),
-            millis(1000),
-            self.early
-        )
+        let mut told = String::new();
+        for (what, took) in &mut self.took {
+            took.sort();
+            let millis = |part: usize| took[(took.len() - 1) * part / 1000].as_secs_f64() * 1000.0;
+            let (half, most, all) = (millis(500), millis(990), millis(1000));
+            let _ =
+                write!(told, "\n{what}: {} times, p50 {half:.1} ms, p99 {most:.1} ms, longest {all:.1} ms", took.len());
+        }
+        format!("{} were there before the pod's change was heard of{told}", self.early)
+    }
+}
+
+fn became(state: Option<State>) -> &'static str {
+    match state {
+        None => "gone",
+        Some(State { terminating: true, serving: true, .. }) => "ends, serving",
+        Some(State { terminating: true, .. }) => "ends",
+        Some(State { ready: true, .. }) => "ready",
+        Some(_) => "not ready",
     }
 }
 

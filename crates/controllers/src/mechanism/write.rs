@@ -11,7 +11,7 @@ use futures::stream::FuturesOrdered;
 use kube::api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::core::{PartialObjectMeta, Request};
 use kube::{Resource, ResourceExt};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::Error;
@@ -209,8 +209,8 @@ async fn send(client: &Client, write: &Write) -> Result<Option<Awaited>, Error> 
     let fail = |source: kube::Error| Error::Write { what: write.to_string(), source: Box::new(source) };
     let request = request(write).map_err(|source| fail(kube::Error::BuildRequest(source)))?;
     let gone = matches!(write.verb, Verb::Delete { .. });
-    match client.request::<Value>(request).await {
-        Ok(answer) => Ok(Some(awaited(write, &answer, gone))),
+    match client.request::<Answer>(request).await {
+        Ok(answer) => Ok(Some(awaited(write, answer, gone))),
         Err(kube::Error::Api(status)) if gone && status.code == 404 => Ok(None),
         // The name now belongs to another object: the one we meant is gone.
         Err(kube::Error::Api(status)) if gone && status.code == 409 => Ok(None),
@@ -218,9 +218,22 @@ async fn send(client: &Client, write: &Write) -> Result<Option<Awaited>, Error> 
     }
 }
 
-fn awaited(write: &Write, answer: &Value, gone: bool) -> Awaited {
-    let text = |field: &str| answer.pointer(&format!("/metadata/{field}")).and_then(Value::as_str);
-    let name = text("name").unwrap_or(&write.target.key.name);
+/// What is read of an answer; the object itself comes by the views.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    metadata: Option<AnswerMeta>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct AnswerMeta {
+    name: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+}
+
+fn awaited(write: &Write, answer: Answer, gone: bool) -> Awaited {
+    let AnswerMeta { name, uid, resource_version } = answer.metadata.unwrap_or_default();
     let uid = match &write.verb {
         Verb::Delete { uid, .. } => uid.clone(),
         Verb::Create(_)
@@ -228,13 +241,13 @@ fn awaited(write: &Write, answer: &Value, gone: bool) -> Awaited {
         | Verb::ReplaceStatus(_)
         | Verb::Patch(_)
         | Verb::PatchStatus(_)
-        | Verb::ReplaceSubresource(..) => text("uid").unwrap_or_default().to_owned(),
+        | Verb::ReplaceSubresource(..) => uid.unwrap_or_default(),
     };
     Awaited {
         kind: write.target.kind.clone(),
-        key: Key::new(write.target.key.namespace.clone(), name),
+        key: Key::new(write.target.key.namespace.clone(), name.unwrap_or_else(|| write.target.key.name.clone())),
         uid,
-        revision: text("resourceVersion").and_then(|text| text.parse().ok()).unwrap_or(0),
+        revision: resource_version.and_then(|text| text.parse().ok()).unwrap_or(0),
         gone,
     }
 }
