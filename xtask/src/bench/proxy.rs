@@ -1,7 +1,9 @@
 //! `bench proxy`: from the start of `portolan proxy` to the last address that answers, one endpoint that changes, and new connections.
 //!
-//! The measuring program is an example of crate `proxy`; it runs in a lab, beside a cluster whose API server holds the Services.
+//! The measuring program is an example of crate `proxy`; it runs in a lab, beside an API server that holds the Services, and beside no other
+//! proxy: the kernel tells of changes to nf_tables all over the machine as soon as anyone anywhere listens, which every proxy does.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,8 +11,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::Figures;
-use crate::command::{cargo, output, program, run as execute, target};
+use crate::command::{cargo, program, run as execute, target};
 use crate::{lab, tools};
+
+const PORT: &str = "6443";
 
 pub fn run(sizes: &str, json: bool, inside_lab: bool, debug: bool) -> Result<()> {
     tools::need_root("bench proxy")?;
@@ -26,6 +30,7 @@ pub fn run(sizes: &str, json: bool, inside_lab: bool, debug: bool) -> Result<()>
         execute(&mut build)
     };
     built(&["build", "--package", "portolan"])?;
+    built(&["build", "--package", "apiserver", "--example", "serve"])?;
     built(&["build", "--package", "proxy", "--example", "bench"])?;
     let mut arguments = vec!["bench", "proxy", "--services", sizes, "--inside-lab"];
     arguments.extend(json.then_some("--json"));
@@ -34,17 +39,17 @@ pub fn run(sizes: &str, json: bool, inside_lab: bool, debug: bool) -> Result<()>
 }
 
 fn measure(sizes: &str, profile: &str, json: bool) -> Result<()> {
-    let portolan = target().join(profile).join("portolan");
     let data = target().join("bench/proxy");
-    let instance = |arguments: &[&str]| {
-        let mut command = program(&portolan, arguments);
-        command.env("PORTOLAN_DATA_DIR", &data);
-        output(&mut command)
-    };
-    instance(&["down"])?;
-    instance(&["up", "--detach", "--no-kubeconfig"])?;
+    let _ = fs::remove_dir_all(&data);
+    fs::create_dir_all(&data)?;
+    let mut server = program(target().join(profile).join("examples/serve"), &[]);
+    let mut server =
+        server.arg(&data).arg(PORT).stdout(Stdio::piped()).spawn().context("cannot start the API server")?;
+    let mut ready = String::new();
+    BufReader::new(server.stdout.take().context("no output")?).read_line(&mut ready)?;
     let measured = figures(sizes, profile, &data.join("kubeconfig"));
-    instance(&["down"])?;
+    server.kill()?;
+    server.wait()?;
     measured?.print(json);
     Ok(())
 }
@@ -54,8 +59,7 @@ fn figures(sizes: &str, profile: &str, kubeconfig: &Path) -> Result<Figures> {
     let mut figures = Figures::default();
     let mut loads = program(&bench, &[]);
     loads.arg(target().join(profile).join("portolan")).arg(kubeconfig).args(sizes.split(','));
-    let log = || kubeconfig.with_file_name("portolan.log");
-    read(&mut loads, &mut figures).with_context(|| format!("hint: the cluster's log is {}", log().display()))?;
+    read(&mut loads, &mut figures)?;
     // On one processor: where the scheduler puts client and server would count for more than the rules.
     read(program("taskset", &["--cpu-list", "0"]).arg(&bench).arg("ratios"), &mut figures)?;
     Ok(figures)
