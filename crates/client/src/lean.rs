@@ -169,7 +169,7 @@ impl Skipping {
                 continue;
             }
             if self.in_string {
-                let Some(found) = memchr2(b'"', b'\\', &text[at..]) else { return None };
+                let found = memchr2(b'"', b'\\', &text[at..])?;
                 at += found + 1;
                 self.escaped = text[at - 1] == b'\\';
                 self.in_string = self.escaped;

@@ -6,14 +6,15 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use nft::{Batch, Ruleset, Table, diff};
-use service_model::{Change, Fault, Model, ObjectRef};
+use service_model::{Backend, Change, Fault, FrontendKey, Model, ObjectRef};
 use tracing::{error, info, warn};
 
 use crate::error::Error;
-use crate::flows::{Stale, stale};
+use crate::flows::{Stale, departed, stale};
 use crate::layout::table_id;
 use crate::metrics::Metrics;
 use crate::plan::{Delta, Planner, Ranges};
@@ -22,7 +23,7 @@ use crate::split::split;
 /// The first wait after a failure; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// No packet needs so long from one lookup to the next.
+/// No packet needs so long from one lookup to the next. Also how often tracked TCP connections are looked through at most: there may be many.
 const RETIREMENT: Duration = Duration::from_secs(1);
 
 /// What the proxy asks of a node's kernel. Calls block while the kernel works: microseconds for a change, a second for a large table.
@@ -34,6 +35,8 @@ pub(crate) trait Kernel: Send {
     fn disturbed(&mut self) -> Result<bool, Error>;
     /// Forgets UDP flows; says how many there were.
     fn forget(&mut self, stale: &[Stale]) -> Result<usize, Error>;
+    /// Forgets TCP connections to these endpoints that are over or were never answered; says how many there were.
+    fn forget_ended(&mut self, departed: &HashSet<(FrontendKey, Backend)>) -> Result<usize, Error>;
     /// Forgets UDP flows of a table's frontends that lead elsewhere than the model says, whoever left them.
     fn reconcile(&mut self, actual: &Table, model: &Model) -> Result<usize, Error>;
 }
@@ -69,6 +72,8 @@ pub(crate) struct Sync<K> {
     /// Whether a table of ours was ever brought in sync by this process.
     began: bool,
     flows: Vec<Stale>,
+    /// TCP endpoints that left since tracked connections were last looked through.
+    departed: HashSet<(FrontendKey, Backend)>,
     /// How long the kernel worked for the last step.
     committing: Duration,
     /// When what nobody needs any more is taken away.
@@ -87,6 +92,7 @@ impl<K: Kernel> Sync<K> {
             wait: FIRST_WAIT,
             began: false,
             flows: Vec::new(),
+            departed: HashSet::new(),
             committing: Duration::ZERO,
             retire_at: None,
         }
@@ -132,9 +138,10 @@ impl<K: Kernel> Sync<K> {
                 self.planner.apply(change, &mut delta);
             }
             self.flows.extend(stale(change.old.as_deref(), change.new.as_deref()));
+            self.departed.extend(departed(change.old.as_deref(), change.new.as_deref()));
         }
         let began = Instant::now();
-        self.retire(began, &mut delta);
+        self.retire(began, &mut delta, metrics);
         self.committing = Duration::ZERO;
         let known = self.known;
         let done = match known {
@@ -155,12 +162,16 @@ impl<K: Kernel> Sync<K> {
         step
     }
 
-    fn retire(&mut self, now: Instant, delta: &mut Delta) {
+    fn retire(&mut self, now: Instant, delta: &mut Delta, metrics: &Metrics) {
         if self.retire_at.is_some_and(|time| time <= now) {
             self.planner.retire(delta);
             self.retire_at = None;
+            let departed = std::mem::take(&mut self.departed);
+            if !departed.is_empty() {
+                told(self.kernel.forget_ended(&departed), metrics);
+            }
         }
-        if self.planner.has_retired() {
+        if self.planner.has_retired() || !self.departed.is_empty() {
             self.retire_at.get_or_insert(now + RETIREMENT);
         }
     }
@@ -231,10 +242,7 @@ impl<K: Kernel> Sync<K> {
             self.forget(&flows, metrics);
         } else {
             let before = actual.unwrap_or_default();
-            match self.kernel.reconcile(&before, model) {
-                Ok(count) => metrics.stale_flows(count),
-                Err(fault) => warn!(error = %Chain(&fault), "stale UDP flows may live on"),
-            }
+            told(self.kernel.reconcile(&before, model), metrics);
         }
         self.began = true;
         Ok(())
@@ -255,10 +263,14 @@ impl<K: Kernel> Sync<K> {
         if flows.is_empty() {
             return;
         }
-        match self.kernel.forget(flows) {
-            Ok(count) => metrics.stale_flows(count),
-            Err(fault) => warn!(error = %Chain(&fault), "stale UDP flows may live on"),
-        }
+        told(self.kernel.forget(flows), metrics);
+    }
+}
+
+fn told(forgotten: Result<usize, Error>, metrics: &Metrics) {
+    match forgotten {
+        Ok(count) => metrics.stale_flows(count),
+        Err(fault) => warn!(error = %Chain(&fault), "stale flows may live on"),
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lab::{Lab, Met, NODE, OUTSIDE, ask, ask_udp, count, names, open, pod_address, tcp, tcp_within, udp_socket};
+use netlink::Conntrack;
 use netlink::links::Links;
 use proxy::{NodePortAddresses, PodInterface};
 use serde_json::json;
@@ -192,6 +193,35 @@ async fn udp_flows_leave_an_endpoint_with_it() {
     until(|| ask_udp(&outside) == Met::Refused).await;
     lab.slice("web", &[2]);
     until(|| ask_udp(&outside).name() == "p2").await;
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_was_reset_leaves_with_its_endpoint() {
+    let mut lab = Lab::new().await;
+    // Only who forgets them on purpose is rid of them.
+    lab.node.set_sysctl("net.netfilter.nf_conntrack_tcp_timeout_close", "600").unwrap();
+    lab.service("web", json!({"clusterIP": "10.96.0.10", "np": null}), &[2]);
+    lab.start().await;
+    lab.until("the Service", |table| count(table, "endpoints4") == 2).await;
+    let mut held = open(&lab.pods[0], "10.96.0.10:80").unwrap();
+    let mut reset = open(&lab.pods[0], "10.96.0.10:80").unwrap();
+    assert_eq!((ask(&mut held).name(), ask(&mut reset).name()), ("p2", "p2"));
+    let tracked = || {
+        let all = Conntrack::open(&lab.node).unwrap().list(6, |flow| flow.original.destination.port() == 80).unwrap();
+        all.iter().map(|flow| flow.is_begun_or_reset()).collect::<Vec<bool>>()
+    };
+    // Closing with nothing lingering is a reset.
+    socket2::SockRef::from(&reset).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(reset);
+    until(|| tracked().iter().filter(|reset| **reset).count() == 1).await;
+    // It stays as long as its endpoint does.
+    lab.slice("web", &[2, 3]);
+    lab.until("p3", |table| count(table, "endpoints4") == 4).await;
+    assert_eq!(tracked().len(), 2);
+    lab.slice("web", &[3]);
+    until(|| tracked() == [false]).await;
+    assert_eq!(ask(&mut held).name(), "p2");
     lab.stop().await;
 }
 
