@@ -50,11 +50,11 @@ impl Flow {
         self.tcp_state.is_none_or(|state| (1..=5).contains(&state))
     }
 
-    /// Whether this is TCP and its client may begin anew by the same ports, because it was never answered or was reset. The kernel takes
-    /// such a first packet for one of this flow, and sends it where the flow went.
-    pub fn is_begun_or_reset(&self) -> bool {
-        // SYN_SENT, CLOSE, SYN_SENT2.
-        self.tcp_state.is_some_and(|state| matches!(state, 1 | 8 | 9))
+    /// Whether this is TCP and was reset. Until it is forgotten the kernel may take a first packet by the same ports for one of this flow, and
+    /// send it where the flow went.
+    pub fn is_reset(&self) -> bool {
+        // CLOSE
+        self.tcp_state == Some(8)
     }
 
     /// Whether the other side has sent a packet.

@@ -60,14 +60,14 @@ impl Kernel for NodeKernel {
         self.flows.delete_where(UDP, |flow| stale.contain(udp(flow))).map_err(Error::Flows)
     }
 
-    fn forget_ended(&mut self, departed: &HashSet<(FrontendKey, Backend)>) -> Result<usize, Error> {
-        let ended = |flow: &Flow| {
+    fn forget_reset(&mut self, departed: &HashSet<(FrontendKey, Backend)>) -> Result<usize, Error> {
+        let reset = |flow: &Flow| {
             let to = flow.original.destination;
             let frontend = FrontendKey { address: to.ip(), protocol: Protocol::Tcp, port: to.port() };
             let sent_to = Backend { address: flow.reply.source.ip(), port: flow.reply.source.port() };
-            flow.is_begun_or_reset() && departed.contains(&(frontend, sent_to))
+            flow.is_reset() && departed.contains(&(frontend, sent_to))
         };
-        self.flows.delete_where(TCP, ended).map_err(Error::Flows)
+        self.flows.delete_where(TCP, reset).map_err(Error::Flows)
     }
 
     fn reconcile(&mut self, actual: &Table, model: &Model) -> Result<usize, Error> {

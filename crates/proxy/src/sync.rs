@@ -35,8 +35,8 @@ pub(crate) trait Kernel: Send {
     fn disturbed(&mut self) -> Result<bool, Error>;
     /// Forgets UDP flows; says how many there were.
     fn forget(&mut self, stale: &[Stale]) -> Result<usize, Error>;
-    /// Forgets TCP connections to these endpoints that are over or were never answered; says how many there were.
-    fn forget_ended(&mut self, departed: &HashSet<(FrontendKey, Backend)>) -> Result<usize, Error>;
+    /// Forgets TCP connections to these endpoints that were reset; says how many there were.
+    fn forget_reset(&mut self, departed: &HashSet<(FrontendKey, Backend)>) -> Result<usize, Error>;
     /// Forgets UDP flows of a table's frontends that lead elsewhere than the model says, whoever left them.
     fn reconcile(&mut self, actual: &Table, model: &Model) -> Result<usize, Error>;
 }
@@ -138,7 +138,12 @@ impl<K: Kernel> Sync<K> {
                 self.planner.apply(change, &mut delta);
             }
             self.flows.extend(stale(change.old.as_deref(), change.new.as_deref()));
-            self.departed.extend(departed(change.old.as_deref(), change.new.as_deref()));
+            let (old, new) = (change.old.as_deref(), change.new.as_deref());
+            self.departed.extend(departed(old, new));
+            // Who came back has connections again.
+            for came in departed(new, old) {
+                self.departed.remove(&came);
+            }
         }
         let began = Instant::now();
         self.retire(began, &mut delta, metrics);
@@ -168,7 +173,7 @@ impl<K: Kernel> Sync<K> {
             self.retire_at = None;
             let departed = std::mem::take(&mut self.departed);
             if !departed.is_empty() {
-                told(self.kernel.forget_ended(&departed), metrics);
+                told(self.kernel.forget_reset(&departed), metrics);
             }
         }
         if self.planner.has_retired() || !self.departed.is_empty() {

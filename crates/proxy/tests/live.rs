@@ -209,7 +209,7 @@ async fn a_connection_that_was_reset_leaves_with_its_endpoint() {
     assert_eq!((ask(&mut held).name(), ask(&mut reset).name()), ("p2", "p2"));
     let tracked = || {
         let all = Conntrack::open(&lab.node).unwrap().list(6, |flow| flow.original.destination.port() == 80).unwrap();
-        all.iter().map(|flow| flow.is_begun_or_reset()).collect::<Vec<bool>>()
+        all.iter().map(|flow| flow.is_reset()).collect::<Vec<bool>>()
     };
     // Closing with nothing lingering is a reset.
     socket2::SockRef::from(&reset).set_linger(Some(Duration::ZERO)).unwrap();

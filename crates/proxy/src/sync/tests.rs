@@ -56,7 +56,7 @@ impl Kernel for Moody {
         Ok(0)
     }
 
-    fn forget_ended(&mut self, departed: &HashSet<(FrontendKey, Backend)>) -> Result<usize, Error> {
+    fn forget_reset(&mut self, departed: &HashSet<(FrontendKey, Backend)>) -> Result<usize, Error> {
         self.departed.push(departed.clone());
         Ok(0)
     }
@@ -181,8 +181,10 @@ fn tracked_connections_are_looked_through_once_for_all_that_left_together() {
         left[0].iter().map(String::as_str).collect::<std::collections::BTreeSet<_>>(),
         ["10.0.0.3", "10.1.0.3"].into()
     );
-    // One that came is none that left.
-    serve(&mut model, 0, 3);
-    sync.step(&mut model, &metrics);
+    // One that comes back in time has not left.
+    for endpoints in [1, 3] {
+        serve(&mut model, 2, endpoints);
+        sync.step(&mut model, &metrics);
+    }
     assert!(sync.departed.is_empty());
 }
