@@ -41,6 +41,8 @@ async fn main() {
         let running = Running::start(portolan, kubeconfig, size).await;
         println!("load_{size}_s {}", seconds(running.loaded));
         println!("kernel_load_{size}_s {}", running.kernel_seconds());
+        // At rest: what the start alone needed has been given back.
+        tokio::time::sleep(Duration::from_secs(1)).await;
         println!("rss_{size}_mb {}", running.resident_mb());
         changes(&mut cluster, running, size).await;
     }
