@@ -13,7 +13,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::ResourceExt;
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -31,6 +32,8 @@ const DURATION: Duration = Duration::from_secs(40);
 /// When we ourselves come so much too late to look, the whole machine stood still: nodes get a moment to be heard.
 const LATE: Duration = Duration::from_millis(500);
 const MOMENT: Duration = Duration::from_secs(1);
+/// How long the API server may take to say what a Lease is now.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub struct NodeLifecycle {
@@ -51,8 +54,8 @@ struct Heartbeat {
 }
 
 pub fn start(with: &Drive) -> JoinHandle<()> {
-    let (controller, queue) = NodeLifecycle::new(&with.informers);
-    tokio::spawn(drive(Arc::new(controller), queue, with.clone()))
+    let (lifecycle, queue) = NodeLifecycle::new(&with.informers);
+    tokio::spawn(drive(Arc::new(Asking::new(lifecycle, &with.client)), queue, with.clone()))
 }
 
 impl NodeLifecycle {
@@ -116,7 +119,7 @@ impl NodeLifecycle {
         (before != Some(node.uid())).then(|| Draft::normal(node, "RegisteredNode", message))
     }
 
-    fn decide(&self, key: &Key, now: Timestamp) -> Decision {
+    pub(super) fn decide(&self, key: &Key, now: Timestamp) -> Decision {
         let Some(node) = self.nodes.get(key) else {
             self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.name);
             self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.name);
@@ -151,7 +154,32 @@ fn beat(heartbeats: &Mutex<BTreeMap<String, Heartbeat>>, lease: &Lease) -> bool 
     news
 }
 
-impl Controller for NodeLifecycle {
+/// The controller with what it asks by: whether a heartbeat stands still is asked past the view, which may be what stands still when the API was
+/// out of reach for a while.
+pub(super) struct Asking {
+    lifecycle: NodeLifecycle,
+    leases: Api<Lease>,
+}
+
+impl Asking {
+    pub fn new(lifecycle: NodeLifecycle, client: &Client) -> Self {
+        Asking { lifecycle, leases: Api::namespaced(client.clone(), LEASES) }
+    }
+
+    /// False when there was no answer in time: then nothing is known.
+    async fn look_again(&self, name: &str) -> Result<bool, Error> {
+        let one = ListParams::default().fields(&format!("metadata.name={name}"));
+        let Ok(found) = tokio::time::timeout(PATIENCE, self.leases.list(&one)).await else { return Ok(false) };
+        let what = format!("the Lease of node {name}");
+        let found = found.map_err(|source| Error::Read { what, source: Box::new(source) })?;
+        found.iter().for_each(|lease| {
+            beat(&self.lifecycle.heartbeats, lease);
+        });
+        Ok(true)
+    }
+}
+
+impl Controller for Asking {
     type Key = Key;
 
     fn name(&self) -> &'static str {
@@ -159,6 +187,10 @@ impl Controller for NodeLifecycle {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Decision, Error> {
-        Ok(self.decide(key, Timestamp::now()))
+        let silent = self.lifecycle.nodes.get(key).is_some() && self.lifecycle.left(&key.name).is_zero();
+        if silent && !self.look_again(&key.name).await? {
+            return Ok(Decision { again: Some(Duration::ZERO), ..Decision::default() });
+        }
+        Ok(self.lifecycle.decide(key, Timestamp::now()))
     }
 }

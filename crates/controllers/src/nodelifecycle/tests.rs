@@ -7,12 +7,14 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::Client;
+use kube::client::Body;
 use serde_json::{Value, json};
 use std::time::Duration;
 
 use super::decide::decide;
 use super::eviction;
-use super::reconcile::NodeLifecycle;
+use super::reconcile::{Asking, NodeLifecycle};
 use crate::mechanism::{Controller, Queue, Verb, Write};
 use crate::sim::Sim;
 
@@ -119,7 +121,7 @@ fn lease(renewed: i64) -> Lease {
 
 async fn writes(controller: &NodeLifecycle, queue: &Queue<Key>) -> usize {
     let key = queue.next().await;
-    let decision = controller.reconcile(&key).await.unwrap();
+    let decision = controller.decide(&key, Timestamp::now());
     queue.done(&key, false);
     if let Some(again) = decision.again {
         queue.add_after(key, again);
@@ -170,4 +172,36 @@ async fn after_a_standstill_of_our_own_a_node_gets_a_moment_to_be_heard() {
     tokio::time::advance(Duration::from_secs(60)).await;
     assert_eq!(writes(&controller, &queue).await, 0);
     assert_eq!(writes(&controller, &queue).await, 1);
+}
+
+/// The view may stand still because the API was out of reach: nobody is called dead before the Lease itself was asked.
+#[tokio::test(start_paused = true)]
+async fn who_is_silent_in_the_view_alone_is_not_dead() {
+    for (renewed, dead) in [(1, true), (2, false)] {
+        let mut sim = Sim::default();
+        sim.follow::<Node>();
+        sim.follow::<Lease>();
+        let (lifecycle, queue) = NodeLifecycle::new(&sim.informers);
+        sim.put(&node("True", json!([])));
+        sim.put(&lease(1));
+        sim.deliver_all();
+        assert_eq!(writes(&lifecycle, &queue).await, 0);
+        let list = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "LeaseList", "metadata": {},
+            "items": [serde_json::to_value(lease(renewed)).unwrap()]});
+        let serve = move |_: http::Request<Body>| {
+            let answer = http::Response::new(Body::from(list.to_string().into_bytes()));
+            async move { Ok::<_, std::convert::Infallible>(answer) }
+        };
+        let asking = Asking::new(lifecycle, &Client::new(tower::service_fn(serve), "default"));
+        // Four seconds, half of one late, and the moment that follows.
+        for _ in 0..2 {
+            tokio::time::advance(Duration::from_secs(6)).await;
+            let _ = asking.reconcile(&Key::new("", "n1")).await.unwrap();
+            if !dead {
+                break;
+            }
+        }
+        let decision = asking.reconcile(&Key::new("", "n1")).await.unwrap();
+        assert_eq!(decision.writes.is_empty(), !dead, "renewed at {renewed}");
+    }
 }
