@@ -137,8 +137,8 @@ impl<K: Kernel> Sync<K> {
             if self.began {
                 self.planner.apply(change, &mut delta);
             }
-            self.flows.extend(stale(change.old.as_deref(), change.new.as_deref()));
             let (old, new) = (change.old.as_deref(), change.new.as_deref());
+            self.flows.extend(stale(old, new));
             self.departed.extend(departed(old, new));
             // Who came back has connections again.
             for came in departed(new, old) {
