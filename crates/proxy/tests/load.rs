@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use lab::{Lab, Met, ask, pod_address};
 use linux::NetNs;
 use serde_json::{Value, json};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 const VIP: &str = "10.96.0.10:80";
 const PORT: u16 = 9000;
@@ -41,10 +41,11 @@ struct Connection {
 }
 
 /// Connects, asks and resets, which leaves neither side's port waiting.
-fn connect(client: &'static str, to: SocketAddr) -> Connection {
+fn connect(client: &'static str, socket: Socket, to: SocketAddr) -> Connection {
     let from = Instant::now();
-    let met = match TcpStream::connect_timeout(&to, PATIENCE) {
-        Ok(mut stream) => {
+    let met = match socket.connect_timeout(&to.into(), PATIENCE) {
+        Ok(()) => {
+            let mut stream = TcpStream::from(socket);
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
             ask(&mut stream)
@@ -59,8 +60,13 @@ fn client(name: &'static str, netns: &NetNs, done: &Arc<AtomicBool>) -> std::thr
     let (netns, done) = (netns.clone(), done.clone());
     let load = move || {
         let mut connections = Vec::new();
-        while !done.load(Ordering::Relaxed) {
-            connections.push(connect(name, VIP.parse().unwrap()));
+        // One port after the other, past those that are taken. Chosen by the kernel, one might come again within the second in which the last
+        // connection by it is remembered.
+        for port in (PORT + 1..=u16::MAX).cycle().take_while(|_| !done.load(Ordering::Relaxed)) {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            if socket.bind(&SocketAddr::from(([0, 0, 0, 0], port)).into()).is_ok() {
+                connections.push(connect(name, socket, VIP.parse().unwrap()));
+            }
         }
         connections
     };
