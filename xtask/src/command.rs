@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use anyhow::{Context, Result, bail};
 
@@ -11,6 +12,10 @@ pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().map_or_else(|| here.to_owned(), Path::to_owned)
 }
+
+/// This program's own file. Asked for at the start: a build that follows may put a new file in its place, and from then on the
+/// kernel names the old one, which is gone.
+pub static THIS_PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| std::env::current_exe().unwrap_or_default());
 
 /// Where cargo puts what it builds.
 pub fn target() -> PathBuf {

@@ -2,16 +2,15 @@
 
 use anyhow::Result;
 
-use crate::command::{output, program, run, target};
+use crate::command::{THIS_PROGRAM, output, program, run, target};
 
 /// Runs this program again inside a lab, with `arguments`.
 pub fn enter(arguments: &[&str]) -> Result<()> {
-    let this = std::env::current_exe()?;
     let mut inside = program(
         "unshare",
         &["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"],
     );
-    run(inside.arg(this).args(arguments).env("HOME", target().join("demo")))
+    run(inside.arg(THIS_PROGRAM.as_path()).args(arguments).env("HOME", target().join("demo")))
 }
 
 /// The first act inside: a namespace is born with its loopback down.

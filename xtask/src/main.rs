@@ -46,6 +46,7 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    std::sync::LazyLock::force(&command::THIS_PROGRAM);
     let done = match Arguments::parse().task {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
