@@ -1,7 +1,7 @@
 //! The connections that the kernel tracks in a network namespace: list them, and make it forget some.
 //!
 //! A UDP flow lives on in conntrack after the endpoint that it was sent to has gone, because its client goes on sending;
-//! only forgetting it lets the next packet choose anew. So it is with a TCP connection that was reset, for as long as the kernel remembers it. Calls block for as long as the kernel takes.
+//! only forgetting it lets the next packet choose anew. Calls block for as long as the kernel takes.
 
 mod wire;
 
@@ -48,13 +48,6 @@ impl Flow {
     pub fn is_open(&self) -> bool {
         // Source: nf_conntrack_tcp.h; 6 is LAST_ACK, 7 TIME_WAIT, 8 CLOSE.
         self.tcp_state.is_none_or(|state| (1..=5).contains(&state))
-    }
-
-    /// Whether this is TCP and was reset. Until it is forgotten the kernel may take a first packet by the same ports for one of this flow, and
-    /// send it where the flow went.
-    pub fn is_reset(&self) -> bool {
-        // CLOSE
-        self.tcp_state == Some(8)
     }
 
     /// Whether the other side has sent a packet.

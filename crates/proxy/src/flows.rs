@@ -1,10 +1,8 @@
-//! Which flows a change leaves behind.
+//! Which UDP flows a change leaves behind.
 //!
 //! Conntrack keeps a UDP flow going to where its first packet went. When that endpoint has left, the flow must be forgotten, so that its
-//! next packet is a first packet again. Flows to endpoints that live, also those that drain, are never named here.
-//!
-//! With TCP its peers notice. But a connection that its endpoint reset in leaving is remembered for ten seconds, and a client that comes by the same
-//! port meanwhile is sent where nobody is; it happens once in some hundred thousand connections.
+//! next packet is a first packet again. Flows to endpoints that live, also those that drain, are never named here. TCP needs none of
+//! this: its peers notice.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -23,18 +21,7 @@ pub enum Stale {
     Untranslated { frontend: FrontendKey },
 }
 
-/// TCP endpoints that the change from `old` to `new` took from frontends that stay.
-pub fn departed(old: Option<&ServiceView>, new: Option<&ServiceView>) -> Vec<(FrontendKey, Backend)> {
-    let (old, new) = (frontends(old, Protocol::Tcp), frontends(new, Protocol::Tcp));
-    let both = old.iter().filter_map(|(frontend, port)| Some((frontend, port, new.get(frontend)?)));
-    both.flat_map(|(frontend, port, now)| {
-        let departed = port.alive.iter().filter(|backend| now.alive.binary_search(backend).is_err());
-        departed.map(|backend| (*frontend, *backend))
-    })
-    .collect()
-}
-
-type Frontends<'a> = BTreeMap<FrontendKey, &'a PortView>;
+type UdpFrontends<'a> = BTreeMap<FrontendKey, &'a PortView>;
 
 /// What the change from `old` to `new` leaves behind.
 pub fn stale(old: Option<&ServiceView>, new: Option<&ServiceView>) -> Vec<Stale> {
@@ -53,12 +40,8 @@ pub fn stale(old: Option<&ServiceView>, new: Option<&ServiceView>) -> Vec<Stale>
     stale
 }
 
-fn udp(view: Option<&ServiceView>) -> Frontends<'_> {
-    frontends(view, Protocol::Udp)
-}
-
-fn frontends(view: Option<&ServiceView>, protocol: Protocol) -> Frontends<'_> {
-    let ports = view.into_iter().flat_map(|view| &view.ports).filter(move |port| port.key.protocol == protocol);
+fn udp(view: Option<&ServiceView>) -> UdpFrontends<'_> {
+    let ports = view.into_iter().flat_map(|view| &view.ports).filter(|port| port.key.protocol == Protocol::Udp);
     ports.flat_map(|port| port.frontends.iter().map(move |frontend| (frontend.at, port))).collect()
 }
 

@@ -1,11 +1,9 @@
 //! The node's kernel, over netlink.
 
-use std::collections::HashSet;
-
 use linux::NetNs;
 use netlink::{Conntrack, Flow, NfTables};
 use nft::{Batch, CtStatus, Op, Table};
-use service_model::{Backend, FrontendKey, Model, Protocol};
+use service_model::Model;
 
 use crate::error::Error;
 use crate::flows::{Expected, Stale, StaleFlows, UdpFlow};
@@ -13,7 +11,6 @@ use crate::layout::table_id;
 use crate::plan::frontends_in;
 use crate::sync::Kernel;
 
-const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// nf_tables and conntrack of one network namespace.
@@ -58,16 +55,6 @@ impl Kernel for NodeKernel {
     fn forget(&mut self, stale: &[Stale]) -> Result<usize, Error> {
         let stale = StaleFlows::new(stale);
         self.flows.delete_where(UDP, |flow| stale.contain(udp(flow))).map_err(Error::Flows)
-    }
-
-    fn forget_reset(&mut self, departed: &HashSet<(FrontendKey, Backend)>) -> Result<usize, Error> {
-        let reset = |flow: &Flow| {
-            let to = flow.original.destination;
-            let frontend = FrontendKey { address: to.ip(), protocol: Protocol::Tcp, port: to.port() };
-            let sent_to = Backend { address: flow.reply.source.ip(), port: flow.reply.source.port() };
-            flow.is_reset() && departed.contains(&(frontend, sent_to))
-        };
-        self.flows.delete_where(TCP, reset).map_err(Error::Flows)
     }
 
     fn reconcile(&mut self, actual: &Table, model: &Model) -> Result<usize, Error> {

@@ -24,6 +24,11 @@ use crate::observe::{Feed, Observation, observe};
 use crate::plan::Ranges;
 use crate::sync::{Chain, Step, Sync};
 
+/// How long the kernel remembers a TCP connection that was reset, ten seconds if nobody says otherwise. While it does, a client that comes by
+/// the same port is taken for the old one and sent where that went, whatever the rules say and although the endpoint may have left.
+/// At zero it is forgotten with the packet that reset it. Source: nf_conntrack-sysctl.rst in the kernel's documentation.
+const RESET_IS_REMEMBERED: &str = "net.netfilter.nf_conntrack_tcp_timeout_close";
+
 /// How many observations one transaction takes in at most, so that a flood does not postpone the kernel's turn.
 const TOGETHER: usize = 512;
 
@@ -34,6 +39,9 @@ const TOGETHER: usize = 512;
 pub async fn run(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
     let kernel = NodeKernel::open(&config.netns)?;
     let port = kernel.port();
+    if let Err(error) = config.netns.set_sysctl(RESET_IS_REMEMBERED, "0") {
+        warn!(parameter = RESET_IS_REMEMBERED, error = %Chain(&error), "connections that were reset are remembered: a client that comes by the same port is sent to the same endpoint");
+    }
     let metrics = Metrics::register(&config.registry);
     let health = Health::default();
     let mut listeners = Vec::new();

@@ -6,15 +6,14 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use nft::{Batch, Ruleset, Table, diff};
-use service_model::{Backend, Change, Fault, FrontendKey, Model, ObjectRef};
+use service_model::{Change, Fault, Model, ObjectRef};
 use tracing::{error, info, warn};
 
 use crate::error::Error;
-use crate::flows::{Stale, departed, stale};
+use crate::flows::{Stale, stale};
 use crate::layout::table_id;
 use crate::metrics::Metrics;
 use crate::plan::{Delta, Planner, Ranges};
@@ -23,7 +22,7 @@ use crate::split::split;
 /// The first wait after a failure; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// No packet needs so long from one lookup to the next. Also how often tracked TCP connections are looked through at most: there may be many.
+/// No packet needs so long from one lookup to the next.
 const RETIREMENT: Duration = Duration::from_secs(1);
 
 /// What the proxy asks of a node's kernel. Calls block while the kernel works: microseconds for a change, a second for a large table.
@@ -35,8 +34,6 @@ pub(crate) trait Kernel: Send {
     fn disturbed(&mut self) -> Result<bool, Error>;
     /// Forgets UDP flows; says how many there were.
     fn forget(&mut self, stale: &[Stale]) -> Result<usize, Error>;
-    /// Forgets TCP connections to these endpoints that were reset; says how many there were.
-    fn forget_reset(&mut self, departed: &HashSet<(FrontendKey, Backend)>) -> Result<usize, Error>;
     /// Forgets UDP flows of a table's frontends that lead elsewhere than the model says, whoever left them.
     fn reconcile(&mut self, actual: &Table, model: &Model) -> Result<usize, Error>;
 }
@@ -72,8 +69,6 @@ pub(crate) struct Sync<K> {
     /// Whether a table of ours was ever brought in sync by this process.
     began: bool,
     flows: Vec<Stale>,
-    /// TCP endpoints that left since tracked connections were last looked through.
-    departed: HashSet<(FrontendKey, Backend)>,
     /// How long the kernel worked for the last step.
     committing: Duration,
     /// When what nobody needs any more is taken away.
@@ -92,7 +87,6 @@ impl<K: Kernel> Sync<K> {
             wait: FIRST_WAIT,
             began: false,
             flows: Vec::new(),
-            departed: HashSet::new(),
             committing: Duration::ZERO,
             retire_at: None,
         }
@@ -137,16 +131,10 @@ impl<K: Kernel> Sync<K> {
             if self.began {
                 self.planner.apply(change, &mut delta);
             }
-            let (old, new) = (change.old.as_deref(), change.new.as_deref());
-            self.flows.extend(stale(old, new));
-            self.departed.extend(departed(old, new));
-            // Who came back has connections again.
-            for came in departed(new, old) {
-                self.departed.remove(&came);
-            }
+            self.flows.extend(stale(change.old.as_deref(), change.new.as_deref()));
         }
         let began = Instant::now();
-        self.retire(began, &mut delta, metrics);
+        self.retire(began, &mut delta);
         self.committing = Duration::ZERO;
         let known = self.known;
         let done = match known {
@@ -167,16 +155,12 @@ impl<K: Kernel> Sync<K> {
         step
     }
 
-    fn retire(&mut self, now: Instant, delta: &mut Delta, metrics: &Metrics) {
+    fn retire(&mut self, now: Instant, delta: &mut Delta) {
         if self.retire_at.is_some_and(|time| time <= now) {
             self.planner.retire(delta);
             self.retire_at = None;
-            let departed = std::mem::take(&mut self.departed);
-            if !departed.is_empty() {
-                told(self.kernel.forget_reset(&departed), metrics);
-            }
         }
-        if self.planner.has_retired() || !self.departed.is_empty() {
+        if self.planner.has_retired() {
             self.retire_at.get_or_insert(now + RETIREMENT);
         }
     }

@@ -4,17 +4,17 @@
 mod lab;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::IpAddr;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lab::{Lab, Met, NODE, OUTSIDE, ask, ask_udp, count, names, open, pod_address, tcp, tcp_within, udp_socket};
-use netlink::Conntrack;
 use netlink::links::Links;
 use proxy::{NodePortAddresses, PodInterface};
 use serde_json::json;
+use socket2::{Domain, SockRef, Socket, Type};
 
 fn set<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
     names.map(str::to_owned).into()
@@ -197,31 +197,51 @@ async fn udp_flows_leave_an_endpoint_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_was_reset_leaves_with_its_endpoint() {
+async fn who_comes_by_the_port_of_a_reset_connection_is_sent_anew() {
     let mut lab = Lab::new().await;
-    // Only who forgets them on purpose is rid of them.
-    lab.node.set_sysctl("net.netfilter.nf_conntrack_tcp_timeout_close", "600").unwrap();
-    lab.service("web", json!({"clusterIP": "10.96.0.10", "np": null}), &[2]);
-    lab.start().await;
-    lab.until("the Service", |table| count(table, "endpoints4") == 2).await;
-    let mut held = open(&lab.pods[0], "10.96.0.10:80").unwrap();
-    let mut reset = open(&lab.pods[0], "10.96.0.10:80").unwrap();
-    assert_eq!((ask(&mut held).name(), ask(&mut reset).name()), ("p2", "p2"));
-    let tracked = || {
-        let all = Conntrack::open(&lab.node).unwrap().list(6, |flow| flow.original.destination.port() == 80).unwrap();
-        all.iter().map(|flow| flow.is_reset()).collect::<Vec<bool>>()
+    lab.service("web", json!({"clusterIP": "10.96.0.10", "np": null}), &[]);
+    let slice = |lab: &Lab, pod: usize| {
+        let endpoints = json!([{"addresses": [pod_address(pod)]}]);
+        lab.api.put(&json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
+            "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}}, "ports": [{"name": "t", "port": 9009}]}))
     };
-    // Closing with nothing lingering is a reset.
-    socket2::SockRef::from(&reset).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(reset);
-    until(|| tracked().iter().filter(|reset| **reset).count() == 1).await;
-    // It stays as long as its endpoint does.
-    lab.slice("web", &[2, 3]);
-    lab.until("p3", |table| count(table, "endpoints4") == 4).await;
-    assert_eq!(tracked().len(), 2);
-    lab.slice("web", &[3]);
-    until(|| tracked() == [false]).await;
-    assert_eq!(ask(&mut held).name(), "p2");
+    let listen = |pod: usize| lab.pods[pod - 1].run(|| TcpListener::bind("0.0.0.0:9009").unwrap()).unwrap();
+    let (old, new) = (listen(2), listen(3));
+    // The same port each time, from the pod's own address.
+    let (lab_pod, from) = (lab.pods[0].clone(), pod_address(1));
+    let connect = || {
+        let connect = || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_reuse_address(true).unwrap();
+            socket.bind(&SocketAddr::new(from, 40_000).into()).unwrap();
+            socket
+                .connect_timeout(&"10.96.0.10:80".parse::<SocketAddr>().unwrap().into(), Duration::from_secs(5))
+                .unwrap();
+            TcpStream::from(socket)
+        };
+        lab_pod.run(connect).unwrap()
+    };
+    let revision = slice(&lab, 2);
+    lab.start().await;
+    lab.until_applied(revision).await;
+    for pod in [3, 2].repeat(5) {
+        let (leaves, comes) = if pod == 3 { (&old, &new) } else { (&new, &old) };
+        let mut client = connect();
+        // An endpoint that ends a connection with nothing lingering resets it.
+        let served = leaves.accept().unwrap().0;
+        SockRef::from(&served).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(served);
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        drop(client);
+        let revision = slice(&lab, pod);
+        lab.until_applied(revision).await;
+        leaves.set_nonblocking(true).unwrap();
+        let again = connect();
+        assert_eq!(leaves.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "to the endpoint that has left");
+        leaves.set_nonblocking(false).unwrap();
+        SockRef::from(&again).set_linger(Some(Duration::ZERO)).unwrap();
+        drop((comes.accept().unwrap(), again));
+    }
     lab.stop().await;
 }
 
@@ -267,7 +287,7 @@ async fn every_packet_to_a_service_without_endpoints_is_refused() {
         let socket = udp_socket(pod, "10.96.0.11:80");
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let error = socket.send(b"?").and_then(|_| socket.recv(&mut [0; 8])).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{error}");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
     }
     assert_eq!(names(300, || tcp(pod, "10.96.0.11:80")), set(["refused"]));
     lab.stop().await;

@@ -20,7 +20,6 @@ struct Moody {
     room: Option<usize>,
     reads: usize,
     largest: usize,
-    departed: Vec<HashSet<(FrontendKey, Backend)>>,
 }
 
 impl Kernel for Moody {
@@ -53,11 +52,6 @@ impl Kernel for Moody {
     }
 
     fn forget(&mut self, _: &[Stale]) -> Result<usize, Error> {
-        Ok(0)
-    }
-
-    fn forget_reset(&mut self, departed: &HashSet<(FrontendKey, Backend)>) -> Result<usize, Error> {
-        self.departed.push(departed.clone());
         Ok(0)
     }
 
@@ -161,30 +155,4 @@ fn a_foreign_edit_is_undone_and_told() {
     sync.doubt();
     assert!(until_in_sync(&mut sync, &mut model, &metrics)[0].repaired);
     holds_the_plan(&sync, &model);
-}
-
-#[test]
-fn tracked_connections_are_looked_through_once_for_all_that_left_together() {
-    let (mut sync, mut model, metrics) = started(Moody::default(), 3);
-    for n in 0..2 {
-        serve(&mut model, n, 2);
-        sync.step(&mut model, &metrics);
-    }
-    assert!(sync.kernel.departed.is_empty(), "not at once: there may be many connections");
-    let due = sync.retry_at().expect("it is due");
-    std::thread::sleep(due.saturating_duration_since(Instant::now()));
-    sync.step(&mut model, &metrics);
-    let left: Vec<Vec<String>> =
-        sync.kernel.departed.iter().map(|all| all.iter().map(|(_, to)| to.address.to_string()).collect()).collect();
-    assert_eq!(left.len(), 1);
-    assert_eq!(
-        left[0].iter().map(String::as_str).collect::<std::collections::BTreeSet<_>>(),
-        ["10.0.0.3", "10.1.0.3"].into()
-    );
-    // One that comes back in time has not left.
-    for endpoints in [1, 3] {
-        serve(&mut model, 2, endpoints);
-        sync.step(&mut model, &metrics);
-    }
-    assert!(sync.departed.is_empty());
 }
