@@ -154,6 +154,30 @@ fn a_manifest_that_does_not_parse_changes_nothing() -> Result<()> {
 }
 
 #[test]
+fn a_kernel_without_overlayfs_is_said_before_anything_is_made() -> Result<()> {
+    let machine = Machine::new()?;
+    let without: String = std::fs::read_to_string("/proc/filesystems")?
+        .lines()
+        .filter(|line| !line.ends_with("overlay"))
+        .fold(String::new(), |all, line| all + line + "\n");
+    let without = machine.file("filesystems", &without)?;
+    said(machine.command("mount").arg("--bind").arg(without).arg("/proc/filesystems"))?.ok()?;
+    let refused = said(&mut machine.portolan(&["up", "--no-kubeconfig"]))?;
+    ensure!(refused.code == Some(1), "{refused:?}");
+    ensure!(
+        refused.err.contains("no overlayfs") && refused.err.contains("hint: `modprobe overlay`"),
+        "{}",
+        refused.err
+    );
+    // By the lock it was alone to look, and the log says what it found.
+    let except = ["-type", "f", "-not", "-name", "lock", "-not", "-name", "portolan.log"];
+    let made = said(machine.command("find").arg(machine.data_dir()).args(except))?.ok()?.out;
+    ensure!(made.is_empty(), "something was made: {made}");
+    ensure!(said(machine.command("ip").args(["-br", "link"]))?.ok()?.out.lines().count() == 1);
+    Ok(())
+}
+
+#[test]
 fn an_ordinary_user_is_told_to_use_sudo() -> Result<()> {
     let machine = Machine::new()?;
     let binary = machine.portolan(&[]).get_args().last().map(std::ffi::OsStr::to_owned).context("no binary")?;

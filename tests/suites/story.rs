@@ -129,6 +129,33 @@ fn exec_and_logs_reach_the_container() -> Result<()> {
 }
 
 #[test]
+fn a_browser_is_opened_where_there_is_one() -> Result<()> {
+    let cluster = Cluster::with_web()?;
+    let program =
+        cluster.machine.portolan(&[]).get_args().last().map(std::ffi::OsStr::to_owned).context("no binary")?;
+    let open = |path: String| {
+        let mut command = cluster.machine.command("env");
+        said(command.arg(format!("PATH={path}")).arg(&program).args(["service", "web", "--open"]))
+    };
+    let folder = cluster.machine.folder().join("programs");
+    std::fs::create_dir(&folder)?;
+    let nothing = open(folder.display().to_string())?;
+    assert_eq!(nothing.code, Some(1), "{nothing:?}");
+    let hinted = nothing.err.lines().find_map(|line| line.trim().strip_prefix("hint: visit ")).map(str::to_owned);
+    let url = hinted.with_context(|| nothing.err.clone())?;
+    cluster.answers(&url)?;
+    let (program, visited) = (folder.join("xdg-open"), cluster.machine.folder().join("visited"));
+    std::fs::write(&program, format!("#!/bin/sh\necho \"$1\" > {}\n", visited.display()))?;
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    open(format!("{}:/usr/bin:/bin", folder.display()))?.ok()?;
+    until("the browser", || {
+        let page = std::fs::read_to_string(&visited)?;
+        ensure!(page.trim() == url, "{page:?} was opened, not {url}");
+        Ok(())
+    })
+}
+
+#[test]
 fn mistakes_are_told_with_a_hint() -> Result<()> {
     let cluster = Cluster::up()?;
     let again = said(&mut cluster.machine.portolan(&["up", "--no-kubeconfig", "--api-port", "7443"]))?;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 
-use crate::command::{cargo, program, run as execute};
+use crate::command::{cargo, output, program, root, run as execute};
 use crate::tools::{self, KUBECTL_NEWEST, KUBECTL_OLDEST};
 use crate::{demo, tidy};
 
@@ -42,6 +42,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("npm", "npm"),
 ];
 
+/// What is known of crates' faults (the RustSec advisory database).
+const ADVISORIES: &str = "https://github.com/RustSec/advisory-db";
+
 pub fn run(options: &Options) -> Result<()> {
     tools::need_root("test")?;
     tools::debian(PACKAGES)?;
@@ -52,6 +55,7 @@ pub fn run(options: &Options) -> Result<()> {
     step("formatting", || execute(cargo().args(["fmt", "--all", "--check"])))?;
     step("tidy", tidy::run)?;
     step("clippy", || execute(cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])))?;
+    step("dependencies", dependencies)?;
     // The binaries first, since end-to-end tests start them; with all that the tests need, so that nothing is built twice.
     step("build", || execute(cargo().args(["build", "--workspace", "--bins", "--tests"])))?;
     step("tests", || {
@@ -73,6 +77,22 @@ pub fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     step("demo", demo::prove_once_in_lab)
+}
+
+/// Licenses, origins and, where the RustSec database is within reach, known vulnerabilities of all crates, by `deny.toml`.
+fn dependencies() -> Result<()> {
+    let deny = tools::cargo_deny()?;
+    let check =
+        |what: &[&str]| execute(program(&deny, &["--log-level", "error", "check"]).args(what).current_dir(root()));
+    check(&["bans", "licenses", "sources"])?;
+    let mut ask = program("timeout", &["20", "git", "ls-remote", "--quiet", ADVISORIES, "HEAD"]);
+    match output(ask.env("GIT_TERMINAL_PROMPT", "0")) {
+        Ok(_) => check(&["advisories"]),
+        Err(_) => {
+            println!("{ADVISORIES} is out of reach: not compared with known vulnerabilities");
+            Ok(())
+        }
+    }
 }
 
 fn step(name: &str, act: impl FnOnce() -> Result<()>) -> Result<()> {

