@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use store::Body;
 
@@ -106,6 +107,19 @@ pub(crate) fn as_stored<'a>(kind: &Kind, object: &'a Value) -> Cow<'a, Value> {
         }
         None => Cow::Borrowed(object),
     }
+}
+
+/// The metadata of an object's bytes. It is what stored bytes begin with, so the rest of them is not looked at.
+pub(crate) fn head<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Outcome<T> {
+    #[derive(Deserialize)]
+    struct Object<T> {
+        metadata: T,
+    }
+    let Some(rest) = bytes.strip_prefix(br#"{"metadata":"#) else {
+        return serde_json::from_slice::<Object<T>>(bytes).map(|object| object.metadata).map_err(Fault::internal);
+    };
+    let mut values = serde_json::Deserializer::from_slice(rest).into_iter();
+    values.next().ok_or_else(|| Fault::internal("an object without metadata"))?.map_err(Fault::internal)
 }
 
 /// Puts `kind` and `apiVersion` where they belong.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use store::Entry;
 
@@ -65,12 +66,28 @@ impl Renderer {
 
     /// One object, as it is stored.
     pub(crate) fn stored(&self, bytes: &[u8]) -> Outcome<Bytes> {
-        if self.form.media == Media::Json && self.form.shape == Shape::Whole {
-            let mut out = Vec::with_capacity(bytes.len() + 64);
-            object::write_named(self.kind, bytes, &mut out)?;
+        let mut out = Vec::with_capacity(bytes.len() + 64);
+        if self.write_stored(bytes, &mut out)? {
             return Ok(out.into());
         }
         self.object(&object::decode(self.kind, bytes)?)
+    }
+
+    /// Appends an object without reading it, where its form is made of stored bytes; false if it is not.
+    pub(crate) fn write_stored(&self, bytes: &[u8], out: &mut Vec<u8>) -> Outcome<bool> {
+        match (self.form.shape, self.form.media) {
+            (Shape::Whole, Media::Json) => object::write_named(self.kind, bytes, out)?,
+            (Shape::Partial, Media::Json) if self.kind.alias.is_none() => {
+                let metadata: &RawValue = object::head(bytes)?;
+                let meta = self.form.meta;
+                let kind = format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"{meta}","metadata":"#);
+                out.extend_from_slice(kind.as_bytes());
+                out.extend_from_slice(metadata.get().as_bytes());
+                out.push(b'}');
+            }
+            (_, Media::Yaml | Media::Protobuf) | (Shape::Partial | Shape::Table, Media::Json) => return Ok(false),
+        }
+        Ok(true)
     }
 
     /// One object.
@@ -102,7 +119,16 @@ impl Renderer {
     pub(crate) fn list(&self, entries: &[Entry], meta: &ListMeta) -> Outcome<Bytes> {
         let decoded = || entries.iter().map(|entry| object::decode(self.kind, &entry.value));
         let value = match (self.form.shape, self.form.media) {
-            (Shape::Whole, Media::Json) => return self.json_list(entries, meta),
+            (Shape::Whole, Media::Json) => {
+                let kind = format!("{}List", self.kind.kind);
+                let api_version = object::api_version(self.kind);
+                return json_list(&kind, &api_version, entries, meta, |stored, out| object::write_item(self.kind, stored, out));
+            }
+            (Shape::Partial, Media::Json) if self.kind.alias.is_none() => {
+                return json_list("PartialObjectMetadataList", self.form.meta, entries, meta, |stored, out| {
+                    self.write_stored(stored, out).map(drop)
+                });
+            }
             (Shape::Whole, Media::Yaml | Media::Protobuf) => {
                 let items = decoded().collect::<Outcome<Vec<Value>>>()?;
                 json!({
@@ -144,28 +170,6 @@ impl Renderer {
         write(&list, self.form.media)
     }
 
-    /// The quick way for the common case: the stored bytes one after another.
-    fn json_list(&self, entries: &[Entry], meta: &ListMeta) -> Outcome<Bytes> {
-        let size: usize = entries.iter().map(|entry| entry.value.len() + 1).sum();
-        let mut out = Vec::with_capacity(size + 256);
-        let head = format!(
-            r#"{{"kind":"{}List","apiVersion":"{}","metadata":"#,
-            self.kind.kind,
-            object::api_version(self.kind)
-        );
-        out.extend_from_slice(head.as_bytes());
-        object::write_json(&meta.to_value(), &mut out);
-        out.extend_from_slice(br#","items":["#);
-        for (index, entry) in entries.iter().enumerate() {
-            if index > 0 {
-                out.push(b',');
-            }
-            object::write_item(self.kind, &entry.value, &mut out)?;
-        }
-        out.extend_from_slice(b"]}");
-        Ok(out.into())
-    }
-
     fn partial(&self, object: &Value) -> Value {
         json!({"kind": "PartialObjectMetadata", "apiVersion": self.form.meta, "metadata": object["metadata"]})
     }
@@ -194,6 +198,30 @@ impl Renderer {
             "rows": rows,
         }))
     }
+}
+
+/// The quick way for the common cases: stored bytes one after another.
+fn json_list(
+    kind: &str,
+    api_version: &str,
+    entries: &[Entry],
+    meta: &ListMeta,
+    write: impl Fn(&[u8], &mut Vec<u8>) -> Outcome<()>,
+) -> Outcome<Bytes> {
+    let size: usize = entries.iter().map(|entry| entry.value.len() + 1).sum();
+    let mut out = Vec::with_capacity(size + 256);
+    let head = format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":"#);
+    out.extend_from_slice(head.as_bytes());
+    object::write_json(&meta.to_value(), &mut out);
+    out.extend_from_slice(br#","items":["#);
+    for (index, entry) in entries.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write(&entry.value, &mut out)?;
+    }
+    out.extend_from_slice(b"]}");
+    Ok(out.into())
 }
 
 fn column(column: &Column) -> Value {

@@ -155,9 +155,13 @@ fn only(renderer: Renderer, fault: &Fault) -> ResponseBody {
 fn framed(event: &Value, media: Media) -> Outcome<Bytes> {
     match media {
         Media::Json | Media::Yaml => {
+            // The type first, as upstream writes it: who reads a stream must know what an object is before it comes.
             let mut out = Vec::with_capacity(1024);
-            object::write_json(event, &mut out);
-            out.push(b'\n');
+            out.extend_from_slice(br#"{"type":"#);
+            object::write_json(&event["type"], &mut out);
+            out.extend_from_slice(br#","object":"#);
+            object::write_json(&event["object"], &mut out);
+            out.extend_from_slice(b"}\n");
             Ok(out.into())
         }
         Media::Protobuf => crate::wire::frame(event).map(Bytes::from),
@@ -256,13 +260,11 @@ impl Watching {
     }
 
     fn push(&mut self, r#type: &'static str, stored: &[u8]) -> Outcome<()> {
-        let form = self.renderer.form;
-        if form.shape != Shape::Whole || form.media != Media::Json {
-            return self.push_value(r#type, &object::decode(self.kind, stored)?);
-        }
         let mut out = Vec::with_capacity(stored.len() + 96);
         out.extend_from_slice(format!(r#"{{"type":"{type}","object":"#).as_bytes());
-        object::write_named(self.kind, stored, &mut out)?;
+        if !self.renderer.write_stored(stored, &mut out)? {
+            return self.push_value(r#type, &object::decode(self.kind, stored)?);
+        }
         out.extend_from_slice(b"}\n");
         self.ready.push_back(out.into());
         Ok(())

@@ -1,8 +1,8 @@
 //! The only way to the Kubernetes API: every component takes a [`kube::Client`] that was made here and nothing else.
 //!
 //! Two transports carry the same HTTP: TLS to any API server ([`from_kubeconfig`]), or a call into an API server in this process
-//! ([`in_process`]). No component can tell which it has; neither brings `managedFields`. [`Watched`] is the shared view of one kind: a local copy that follows the
-//! server, with changes in order.
+//! ([`in_process`]). No component can tell which it has; neither brings `managedFields`. [`follow`] tells the changes of one kind, and [`Watched`]
+//! keeps a copy of it that follows the server, with changes in order. Who follows the same in one process shares the objects.
 #![forbid(unsafe_code)]
 
 pub mod drain;
@@ -10,6 +10,7 @@ pub mod election;
 pub mod events;
 mod lean;
 mod link;
+mod shared;
 mod watched;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ pub use kube::Client;
 use kube::client::{Body, ClientBuilder};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use lean::Lean;
+pub use shared::{Following, Shared, follow};
 use thiserror::Error;
 use tokio::sync::watch;
 use tower::{BoxError, Layer};

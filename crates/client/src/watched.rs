@@ -1,7 +1,8 @@
 //! One kind, followed: a local copy of what the API server holds, and its changes in order.
 //!
-//! kube-rs keeps the watch alive (back-off, relist after 410). What is added here is what a controller needs beside it: an object that
-//! vanished while the watch was down is reported as deleted, and a late subscriber is told all that is there before it hears of changes.
+//! kube-rs keeps the watch alive (back-off, relist after 410), and objects are shared with other followers in the process ([`Shared`]).
+//! What is added here is what a controller needs beside it: an object that vanished while the watch was down is reported as deleted, and a
+//! late subscriber is told all that is there before it hears of changes.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
@@ -9,13 +10,14 @@ use std::hash::Hash;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures::StreamExt;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+
+use crate::shared::{Following, Shared, follow};
 
 /// What [`Watched`] asks of a kind.
 pub trait Object: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
@@ -63,10 +65,10 @@ pub enum Change<K> {
 
 /// A local copy of one kind. Clones share it; the watch ends with the shutdown token.
 pub struct Watched<K> {
-    shared: Arc<Shared<K>>,
+    shared: Arc<Inner<K>>,
 }
 
-struct Shared<K> {
+struct Inner<K> {
     state: RwLock<State<K>>,
     synced: watch::Sender<bool>,
 }
@@ -88,7 +90,7 @@ impl<K> Debug for Watched<K> {
     }
 }
 
-impl<K> Shared<K> {
+impl<K> Inner<K> {
     // A poisoned lock means that a reader panicked while it held plain data: the data are whole.
     fn read(&self) -> RwLockReadGuard<'_, State<K>> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
@@ -101,11 +103,11 @@ impl<K> Shared<K> {
 
 impl<K: Object> Watched<K> {
     /// Starts to follow what `api` and `config` select. Faults of the API server are ridden out for as long as they last.
-    pub fn start(api: Api<K>, config: watcher::Config, shutdown: CancellationToken) -> Self {
+    pub fn start(api: Api<Shared<K>>, config: watcher::Config, shutdown: CancellationToken) -> Self {
         let (synced, _) = watch::channel(false);
         let state = RwLock::new(State { objects: BTreeMap::new(), subscribers: Vec::new() });
-        let shared = Arc::new(Shared { state, synced });
-        tokio::spawn(shutdown.run_until_cancelled_owned(follow(api, config, Arc::clone(&shared))));
+        let shared = Arc::new(Inner { state, synced });
+        tokio::spawn(shutdown.run_until_cancelled_owned(take(follow(api, config), Arc::clone(&shared))));
         Watched { shared }
     }
 
@@ -164,18 +166,17 @@ impl<K: Object> Watched<K> {
     }
 }
 
-async fn follow<K: Object>(api: Api<K>, config: watcher::Config, shared: Arc<Shared<K>>) {
-    let mut events = watcher::watcher(api, config).default_backoff().boxed();
+async fn take<K: Object>(mut events: Following<K>, shared: Arc<Inner<K>>) {
     let mut listing: Option<BTreeMap<Key, Arc<K>>> = None;
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Init) => listing = Some(BTreeMap::new()),
             Ok(Event::InitApply(object)) => {
-                listing.get_or_insert_default().insert(Key::of(&object), Arc::new(object));
+                listing.get_or_insert_default().insert(Key::of(&object), object.into_inner());
             }
             Ok(Event::InitDone) => replace(&shared, listing.take().unwrap_or_default()),
-            Ok(Event::Apply(object)) => apply(&mut shared.write(), Key::of(&object), Arc::new(object)),
-            Ok(Event::Delete(object)) => delete(&mut shared.write(), &Key::of(&object), Some(Arc::new(object))),
+            Ok(Event::Apply(object)) => apply(&mut shared.write(), Key::of(&object), object.into_inner()),
+            Ok(Event::Delete(object)) => delete(&mut shared.write(), &Key::of(&object), Some(object.into_inner())),
             Err(error) => log_fault::<K>(&error),
         }
     }
@@ -194,7 +195,7 @@ fn log_fault<K: Object>(error: &watcher::Error) {
     }
 }
 
-fn replace<K: Object>(shared: &Shared<K>, listed: BTreeMap<Key, Arc<K>>) {
+fn replace<K: Object>(shared: &Inner<K>, listed: BTreeMap<Key, Arc<K>>) {
     let mut state = shared.write();
     let gone: Vec<Key> = state.objects.keys().filter(|key| !listed.contains_key(*key)).cloned().collect();
     for key in &gone {

@@ -1,6 +1,7 @@
 //! The figures of `cargo xtask bench controllers`: an API server, the controllers and the scheduler in one process, kubelets simulated.
 //!
-//! Every figure is what a client of the API sees. Prints a line `key value` for each; `docs/bench.md` says what is measured.
+//! Every figure is what a client of the API sees. Prints a line `key value` for each; `docs/bench.md` says what is measured. Takes the size in
+//! per cent of the full one, and the name of a measurement to make no other.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a program for developers: whatever fails ends it
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,15 +33,19 @@ const AT_ONCE: usize = 128;
 async fn main() {
     let mut words = std::env::args().skip(1);
     let per_cent: usize = words.next().map_or(100, |text| text.parse().expect("per cent of the full size"));
+    let only = words.next();
     let sized = |full: usize| (full * per_cent / 100).max(10);
-    let cluster = Cluster::start().await;
-    latency(&cluster, sized(1_000), sized(2_000)).await;
-    drop(cluster);
-    let cluster = Cluster::start().await;
-    recompute(&cluster, sized(10_000)).await;
-    drop(cluster);
-    let cluster = Cluster::start().await;
-    schedule(&cluster, sized(1_000), sized(10_000)).await;
+    for measurement in ["latency", "recompute", "schedule"] {
+        if only.as_deref().is_some_and(|only| only != measurement) {
+            continue;
+        }
+        let cluster = Cluster::start().await;
+        match measurement {
+            "latency" => latency(&cluster, sized(1_000), sized(2_000)).await,
+            "recompute" => recompute(&cluster, sized(10_000)).await,
+            _ => schedule(&cluster, sized(1_000), sized(10_000)).await,
+        }
+    }
 }
 
 struct Cluster {

@@ -3,14 +3,11 @@
 //! [`client::Watched`] keeps whole objects; of slices and Services a load balancer needs a few words each, and there may be many.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 
-use client::Key;
+use client::{Key, Object, Shared};
 use futures::StreamExt;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
-use kube::{Api, Resource};
-use serde::de::DeserializeOwned;
+use kube::Api;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -98,17 +95,17 @@ impl<V> Table<V> {
 
 /// Follows what `api` and `config` select until `shutdown` and hands each step to `tell`.
 pub(crate) fn follow<K, V>(
-    api: Api<K>,
+    api: Api<Shared<K>>,
     config: watcher::Config,
     read: impl Fn(&K) -> Option<V> + Send + 'static,
     tell: impl Fn(Step<V>) + Send + 'static,
     shutdown: CancellationToken,
 ) where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Object,
     V: Send + 'static,
 {
     tokio::spawn(shutdown.run_until_cancelled_owned(async move {
-        let mut events = watcher::watcher(api, config).default_backoff().boxed();
+        let mut events = client::follow(api, config);
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Init) => tell(Step::Began),

@@ -1,23 +1,21 @@
 //! observe: follows Services, EndpointSlices and the node, and feeds the model.
 //!
-//! kube's watcher is used bare rather than with a copy of all objects behind it: the model keeps the little that matters, and 100,000
+//! The watch is used bare rather than with a copy of all objects behind it: the model keeps the little that matters, and 100,000
 //! endpoints as API objects would be most of the proxy's memory.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt::Debug;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use client::{Object, Shared};
 use futures::StreamExt;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
-use kube::{Api, Client, Resource};
-use serde::de::DeserializeOwned;
+use kube::{Api, Client};
 use service_model::{Model, NodeView, ObjectKey, Slice};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -34,9 +32,9 @@ const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// One thing seen.
 #[derive(Debug, Clone)]
 pub(crate) enum Observation {
-    Service(Box<Event<Service>>),
-    Slice(Box<Event<EndpointSlice>>),
-    Node(Box<Event<Node>>),
+    Service(Event<Shared<Service>>),
+    Slice(Event<Shared<EndpointSlice>>),
+    Node(Event<Shared<Node>>),
 }
 
 /// Starts to watch; the watches end with `shutdown`.
@@ -50,22 +48,20 @@ pub(crate) fn observe(client: &Client, node: &str, shutdown: &CancellationToken)
     receiver
 }
 
-fn follow<K>(
-    api: Api<K>,
+fn follow<K: Object>(
+    api: Api<Shared<K>>,
     config: watcher::Config,
-    wrap: fn(Box<Event<K>>) -> Observation,
+    wrap: fn(Event<Shared<K>>) -> Observation,
     sender: &mpsc::Sender<Observation>,
     shutdown: &CancellationToken,
-) where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
-{
+) {
     let sender = sender.clone();
     tokio::spawn(shutdown.clone().run_until_cancelled_owned(async move {
-        let mut events = watcher::watcher(api, config).default_backoff().boxed();
+        let mut events = client::follow(api, config);
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
-                    if sender.send(wrap(Box::new(event))).await.is_err() {
+                    if sender.send(wrap(event)).await.is_err() {
                         return;
                     }
                 }
@@ -182,7 +178,7 @@ impl Pending {
             Observation::Service(_) => self.services += 1,
             Observation::Slice(event) => {
                 self.slices += 1;
-                if let Event::Apply(slice) = &**event {
+                if let Event::Apply(slice) = event {
                     let told = slice.metadata.annotations.as_ref().and_then(|all| all.get(TRIGGER_TIME));
                     let time = told.and_then(|text| text.parse::<Timestamp>().ok());
                     self.triggers.extend(time.map(|time| time.as_millisecond() as f64 / 1000.0));
@@ -202,9 +198,9 @@ impl Feed {
     pub fn take(&mut self, observation: Observation, model: &mut Model) {
         self.pending.count(&observation);
         match observation {
-            Observation::Service(event) => self.service(*event, model),
-            Observation::Slice(event) => self.slice(*event, model),
-            Observation::Node(event) => self.node(*event, model),
+            Observation::Service(event) => self.service(event, model),
+            Observation::Slice(event) => self.slice(event, model),
+            Observation::Node(event) => self.node(event, model),
         }
     }
 
@@ -216,7 +212,7 @@ impl Feed {
         }
     }
 
-    fn service(&mut self, event: Event<Service>, model: &mut Model) {
+    fn service(&mut self, event: Event<Shared<Service>>, model: &mut Model) {
         let key = service_model::Service::key_of;
         match event {
             Event::Init => self.services.begin(),
@@ -240,7 +236,7 @@ impl Feed {
         }
     }
 
-    fn slice(&mut self, event: Event<EndpointSlice>, model: &mut Model) {
+    fn slice(&mut self, event: Event<Shared<EndpointSlice>>, model: &mut Model) {
         if let Event::InitApply(slice) | Event::Apply(slice) | Event::Delete(slice) = &event {
             self.slices_at = self.slices_at.max(revision(&slice.metadata).unwrap_or_default());
         }
@@ -266,7 +262,7 @@ impl Feed {
         }
     }
 
-    fn node(&mut self, event: Event<Node>, model: &mut Model) {
+    fn node(&mut self, event: Event<Shared<Node>>, model: &mut Model) {
         match event {
             Event::Init => {}
             // The watch selects one name; a server that does not select must not make us another node.
@@ -297,13 +293,13 @@ mod tests {
 
     use super::*;
 
-    fn service(revision: u64, port: u16) -> Service {
+    fn service(revision: u64, port: u16) -> Shared<Service> {
         let spec = json!({"clusterIP": "10.96.0.10", "ports": [{"port": port}]});
         let metadata = json!({"name": "web", "namespace": "ns", "resourceVersion": revision.to_string()});
         serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
     }
 
-    fn slice(revision: u64, addresses: &[&str]) -> EndpointSlice {
+    fn slice(revision: u64, addresses: &[&str]) -> Shared<EndpointSlice> {
         let labels = json!({"kubernetes.io/service-name": "web"});
         let metadata =
             json!({"name": "web-1", "namespace": "ns", "resourceVersion": revision.to_string(), "labels": labels});
@@ -324,12 +320,12 @@ mod tests {
         feed
     }
 
-    fn services(event: Event<Service>) -> Observation {
-        Observation::Service(Box::new(event))
+    fn services(event: Event<Shared<Service>>) -> Observation {
+        Observation::Service(event)
     }
 
-    fn slices(event: Event<EndpointSlice>) -> Observation {
-        Observation::Slice(Box::new(event))
+    fn slices(event: Event<Shared<EndpointSlice>>) -> Observation {
+        Observation::Slice(event)
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! All of it is volatile and is rebuilt from the records on disk at open; it changes only after those are durable.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, btree_map};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Instant;
@@ -163,13 +163,19 @@ impl State {
             _ => Bound::Included(prefix),
         };
         let limit = if options.limit == 0 { usize::MAX } else { options.limit };
+        let mut below = self.below(prefix, start);
+        if past.is_empty() {
+            let entries: Vec<Entry> = below.by_ref().take(limit).map(|(key, kept)| entry(key, kept)).collect();
+            // A list goes by pages, and each counts what is left: it must not cost a look at every key.
+            return Ok(Range { entries, revision: at, remaining: below.count() });
+        }
         let mut entries = Vec::new();
         let mut remaining = 0;
         let mut take = |make: &dyn Fn() -> Entry| {
             if entries.len() < limit { entries.push(make()) } else { remaining += 1 }
         };
         let mut past = past.range::<str, _>((start, Bound::Unbounded)).peekable();
-        for (key, kept) in self.below(prefix, start) {
+        for (key, kept) in below {
             while let Some((before, old)) = past.next_if(|(other, _)| *other < key) {
                 if let Some(old) = old {
                     take(&|| Entry { key: before.clone(), ..old.clone() });
@@ -185,8 +191,17 @@ impl State {
         Ok(Range { entries, revision: at, remaining })
     }
 
-    fn below<'a>(&'a self, prefix: &'a str, start: Bound<&'a str>) -> impl Iterator<Item = (&'a Key, &'a Kept)> {
-        self.values.range::<str, _>((start, Bound::Unbounded)).take_while(move |(key, _)| key.starts_with(prefix))
+    /// The keys that begin with `prefix`, from `start` on.
+    fn below<'a>(&'a self, prefix: &str, start: Bound<&str>) -> btree_map::Range<'a, Key, Kept> {
+        let end = past_prefix(prefix);
+        let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        match (start, end) {
+            // A map panics at a range that ends before it starts; a token may say to go on after the last key.
+            (Bound::Excluded(start) | Bound::Included(start), Bound::Excluded(end)) if start >= end => {
+                self.values.range::<str, _>((Bound::Included(end), Bound::Excluded(end)))
+            }
+            bounds => self.values.range::<str, _>(bounds),
+        }
     }
 
     /// What the keys that changed after `at` were at `at`: absent, or this entry.
@@ -203,6 +218,19 @@ impl State {
         }
         past
     }
+}
+
+/// The first text after all that begin with `prefix`; none when nothing comes after them.
+fn past_prefix(prefix: &str) -> Option<String> {
+    let mut end: Vec<char> = prefix.chars().collect();
+    while let Some(last) = end.pop() {
+        // `char` counts over the gap of surrogates, as the order of strings does.
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            end.push(next);
+            return Some(end.into_iter().collect());
+        }
+    }
+    None
 }
 
 fn entry(key: &Key, kept: &Kept) -> Entry {
