@@ -1,6 +1,10 @@
-//! Ingress as a user meets it: a class from the start, an address in the status, names on the machine, a rolling update under load.
+//! Ingress as a user meets it: a class from the start, an address in the status, names on the machine, a rolling update under load,
+//! websockets of programs that no one here wrote.
+//!
+//! `PYTHON_CLIENT` and `JAVASCRIPT_CLIENT` say where those programs' packages are; `cargo xtask test` fetches them.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -131,5 +135,83 @@ fn a_port_that_is_taken_is_told_and_the_cluster_starts() -> Result<()> {
     assert!(told.err.contains("does not listen on 127.0.0.1:8090") && told.err.contains("hint:"), "{}", told.err);
     taken.kill()?;
     taken.wait()?;
+    Ok(())
+}
+
+/// A Service of the machine itself, where a server of another language runs.
+const ECHO: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec: {ports: [{name: ws, port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: echo, labels: {kubernetes.io/service-name: echo}}
+addressType: IPv4
+ports: [{name: ws, port: PORT, protocol: TCP}]
+endpoints: [{addresses: [ADDRESS], conditions: {ready: true}}]
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: echo}
+spec:
+  rules:
+    - host: echo.example
+      http: {paths: [{path: /chat, pathType: Prefix, backend: {service: {name: echo, port: {name: ws}}}}]}
+"#;
+
+fn fetched(variable: &str) -> Result<std::ffi::OsString> {
+    std::env::var_os(variable).with_context(|| format!("{variable} is not set\n  hint: `cargo xtask test` fetches it"))
+}
+
+#[test]
+fn websockets_of_foreign_clients_pass_through() -> Result<()> {
+    let machine = Machine::new()?;
+    machine.up(&[])?;
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
+    // Packages are found from the script's own place upwards, so they are put beside them.
+    let modules = Path::new(&fetched("JAVASCRIPT_CLIENT")?).join("node_modules");
+    std::os::unix::fs::symlink(modules, machine.folder().join("node_modules"))?;
+    for script in ["websocket-server.mjs", "websocket-client.mjs"] {
+        std::fs::copy(scripts.join(script), machine.folder().join(script))?;
+    }
+    let mut server = machine.command("node");
+    let server = server.arg(machine.folder().join("websocket-server.mjs")).stdout(Stdio::piped());
+    let mut server = server.spawn().context("cannot start node")?;
+    let mut told = BufReader::new(server.stdout.take().context("no output")?).lines();
+    let port = told.next().context("the server has gone")??;
+    let own = "ip -4 -o address show dev portolan0 | grep -o 'inet [0-9.]*' | cut -d' ' -f2";
+    let own = said(machine.command("sh").args(["-c", own]))?.ok()?.out;
+    let manifest = ECHO.replace("PORT", &port).replace("ADDRESS", own.trim());
+    let manifest = machine.file("echo.yaml", &manifest)?;
+    kubectl(&machine, &["apply", "-f", &manifest.to_string_lossy()])?;
+    let address = until("an address", || {
+        let path = "jsonpath={.status.loadBalancer.ingress[0].ip}";
+        let address = kubectl(&machine, &["get", "ingress/echo", "-o", path])?;
+        ensure!(!address.is_empty());
+        Ok(address)
+    })?;
+    until("served", || {
+        // `ws` says so to who asks for no upgrade.
+        let ask = ["-s", "--noproxy", "*", "-H", "Host: echo.example", &format!("http://{address}/chat")];
+        let answer = said(machine.command("curl").args(ask))?.ok()?.out;
+        ensure!(answer == "Upgrade Required", "{answer}");
+        Ok(())
+    })?;
+    for url in ["ws://echo.example/chat/room", "wss://echo.example/chat/room"] {
+        let script = machine.folder().join("websocket-client.mjs");
+        said(machine.command("node").arg(script).args([url, &address]))?.ok().with_context(|| format!("ws, {url}"))?;
+        for expected in ["closed 4001 enough", "closed 4002 bye"] {
+            assert_eq!(told.next().context("the server has gone")??, expected, "{url}");
+        }
+        let mut python = machine.command("python3");
+        let python = python.arg(scripts.join("websocket-client.py")).args([url, &address]);
+        let python = python.env("PYTHONPATH", fetched("PYTHON_CLIENT")?);
+        said(python)?.ok().with_context(|| format!("websocket-client, {url}"))?;
+        assert_eq!(told.next().context("the server has gone")??, "closed 4003 enough", "{url}");
+    }
+    server.kill()?;
+    server.wait()?;
     Ok(())
 }

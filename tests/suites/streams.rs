@@ -1,10 +1,12 @@
-//! What kubectl does with a pod beside reading its logs: forward its ports, run commands in it, copy files.
+//! What kubectl does with a pod beside reading its logs: forward its ports, or a Service's, run commands in it, copy files.
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use testkit::{Machine, said};
+use testkit::{Machine, Said, said, until};
 
 const WEB: &str = r#"
 apiVersion: v1
@@ -39,24 +41,47 @@ struct Forwarded {
     kubectl: Child,
     port: String,
     /// It says more later, and ends if nobody listens.
-    _output: BufReader<ChildStdout>,
+    output: BufReader<ChildStdout>,
+    complaints: PathBuf,
 }
 
 impl Forwarded {
     fn start(machine: &Machine, kubectl: &str, what: &str, port: &str, websockets: bool) -> Result<Self> {
         let kubectl = std::env::var_os(kubectl).unwrap_or_else(|| "kubectl".into());
+        let complaints = machine.file("complaints", "")?;
         let mut kubectl = machine
             .command(kubectl)
             .args(["port-forward", what, port])
             .env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websockets.to_string())
             .stdout(Stdio::piped())
+            .stderr(File::create(&complaints)?)
             .spawn()?;
         let mut line = String::new();
         let mut output = BufReader::new(kubectl.stdout.take().context("no output")?);
         output.read_line(&mut line)?;
         // Forwarding from 127.0.0.1:40001 -> 8080
         let port = line.split(&[':', ' '][..]).nth(3).context(line.clone())?.to_owned();
-        Ok(Forwarded { kubectl, port, _output: output })
+        Ok(Forwarded { kubectl, port, output, complaints })
+    }
+
+    /// What a connection of its own brings.
+    fn ask(&self, machine: &Machine) -> Result<Said> {
+        let url = format!("http://127.0.0.1:{}/", self.port);
+        said(machine.command("curl").args(["-sSf", "--max-time", "20", &url]))
+    }
+
+    fn must_run(&mut self) -> Result<()> {
+        ensure!(self.kubectl.try_wait()?.is_none(), "kubectl has ended: {}", self.complaints()?);
+        Ok(())
+    }
+
+    fn complaints(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(&self.complaints)?)
+    }
+
+    fn must_end(&mut self) -> Result<Option<i32>> {
+        self.output.read_to_string(&mut String::new())?;
+        Ok(self.kubectl.wait()?.code())
     }
 }
 
@@ -89,6 +114,110 @@ fn ports_of_pods_and_services_are_forwarded() -> Result<()> {
     let url = format!("http://127.0.0.1:{}/", forwarded.port);
     let refused = said(machine.command("curl").args(["-s", "--max-time", "10", &url]))?;
     assert_ne!(refused.code, Some(0), "nobody listens on that port: {refused:?}");
+    Ok(())
+}
+
+const MANY: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: many}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: many}}
+  template:
+    metadata: {labels: {app: many}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      topologySpreadConstraints:
+        - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: many}}}
+      containers:
+        - name: web
+          image: localhost/busybox:test
+          command: [sh, -c, "hostname > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"]
+          ports: [{name: http, containerPort: 8080}]
+          readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: many}
+spec: {selector: {app: many}, ports: [{name: web, port: 80, targetPort: http}]}
+"#;
+
+/// A connection that says nothing and waits for its end.
+const HOLD: &str = "import socket, sys\n\
+    one = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n\
+    one.send(b'GET /'); print('open', flush=True); one.settimeout(60)\n\
+    try: one.recv(1)\n\
+    except ConnectionError: pass\n";
+
+fn scale(machine: &Machine, replicas: u32) -> Result<()> {
+    machine.kubectl(&["scale", "deployment/many", &format!("--replicas={replicas}")])?.ok()?;
+    until("scaled", || {
+        let pods = machine.kubectl(&["get", "pods", "--selector=app=many", "-o", "name"])?.ok()?.out;
+        ensure!(pods.lines().count() == replicas as usize, "{pods}");
+        Ok(())
+    })?;
+    machine.kubectl(&["rollout", "status", "deployment/many", "--timeout=90s"])?.ok()?;
+    Ok(())
+}
+
+#[test]
+fn a_forward_of_a_service_goes_on_when_its_pod_goes() -> Result<()> {
+    let machine = Machine::with_cluster(&["--nodes", "2"])?;
+    let manifest = machine.file("many.yaml", MANY)?;
+    machine.kubectl(&["apply", "-f", &manifest.to_string_lossy()])?.ok()?;
+    for (kubectl, websockets) in [("KUBECTL_OLDEST", true), ("KUBECTL_NEWEST", true), ("KUBECTL_NEWEST", false)] {
+        scale(&machine, 2)?;
+        let mut forwarded = Forwarded::start(&machine, kubectl, "service/many", ":80", websockets)?;
+        let first = forwarded.ask(&machine)?.ok()?.out;
+        ensure!(forwarded.ask(&machine)?.ok()?.out == first, "it stays with its pod while that lives");
+        let mut hold = machine.command("python3");
+        let mut held = hold.args(["-c", HOLD, &forwarded.port]).stdout(Stdio::piped()).spawn()?;
+        held.stdout.as_mut().context("no output")?.read_exact(&mut [0; 5])?;
+        machine.kubectl(&["delete", "pod", first.trim()])?.ok()?;
+        ensure!(held.wait()?.success(), "a connection to the pod ends with it");
+        let second = forwarded.ask(&machine)?.ok()?.out;
+        ensure!(second != first && second.starts_with("many-"), "{kubectl} {websockets}: {first} then {second}");
+        ensure!(forwarded.ask(&machine)?.ok()?.out == second, "it stays with the next one");
+        forwarded.must_run()?;
+
+        scale(&machine, 0)?;
+        let nobody = forwarded.ask(&machine)?;
+        ensure!(nobody.code != Some(0), "{nobody:?}");
+        let told = until("told", || {
+            let told = forwarded.complaints()?;
+            ensure!(told.contains("error creating forwarding stream for port"), "{told}");
+            Ok(told)
+        })?;
+        ensure!(!told.contains("lost connection"), "{told}");
+        ensure!(forwarded.ask(&machine)?.code != Some(0));
+        forwarded.must_run()?;
+        scale(&machine, 1)?;
+        let third = until("an endpoint", || Ok(forwarded.ask(&machine)?.ok()?.out))?;
+        ensure!(third.starts_with("many-") && third != second, "{third}");
+        forwarded.must_run()?;
+        forwarded.kubectl.kill()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_forward_of_a_pod_ends_after_it() -> Result<()> {
+    let machine = Machine::with_cluster(&[])?;
+    let manifest = machine.file("many.yaml", MANY)?;
+    machine.kubectl(&["apply", "-f", &manifest.to_string_lossy()])?.ok()?;
+    for kubectl in ["KUBECTL_OLDEST", "KUBECTL_NEWEST"] {
+        scale(&machine, 2)?;
+        let pods = machine.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].metadata.name}"])?.ok()?.out;
+        let pod = pods.split(' ').next().context("no pod")?;
+        let mut forwarded = Forwarded::start(&machine, kubectl, &format!("pod/{pod}"), ":8080", true)?;
+        ensure!(forwarded.ask(&machine)?.ok()?.out.trim() == pod);
+        machine.kubectl(&["delete", "pod", pod])?.ok()?;
+        ensure!(forwarded.ask(&machine)?.code != Some(0));
+        let code = forwarded.must_end()?;
+        let told = forwarded.complaints()?;
+        ensure!(code == Some(1) && told.contains("error: lost connection to pod"), "{code:?} {told}");
+    }
     Ok(())
 }
 

@@ -107,7 +107,7 @@ pub fn kubectl(minor: u32) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// The folder with Python's client for Kubernetes, to be named in `PYTHONPATH`.
+/// The folder with Python's client for Kubernetes, to be named in `PYTHONPATH`. It brings `websocket-client`, which tests use too.
 pub fn python_client() -> Result<PathBuf> {
     fetched("python-client", |folder| {
         pip()?;
@@ -116,7 +116,8 @@ pub fn python_client() -> Result<PathBuf> {
     })
 }
 
-/// The folder with `node_modules` of JavaScript's client for Kubernetes, in the last major version that Debian's Node.js runs.
+/// The folder with `node_modules` of JavaScript's client for Kubernetes, in the last major version that Debian's Node.js runs. It brings
+/// `ws`, which tests use too.
 pub fn javascript_client() -> Result<PathBuf> {
     fetched("javascript-client", |folder| {
         let mut install = program("npm", &["install", "--silent", "--no-audit", "--no-fund", "--prefix"]);

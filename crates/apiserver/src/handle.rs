@@ -65,6 +65,16 @@ impl Answer {
         Answer::new(code, Media::Json, crate::object::json_bytes(value))
     }
 
+    /// A response that goes to the client as it is.
+    pub(crate) fn foreign(response: Response<ResponseBody>) -> Self {
+        Answer {
+            code: response.status(),
+            content_type: HeaderValue::from_static(""),
+            body: AnswerBody::Foreign(Box::new(response)),
+            warnings: Vec::new(),
+        }
+    }
+
     /// Upstream's answer for a path that no one serves.
     pub(crate) fn no_such_path() -> Self {
         Answer::text(StatusCode::NOT_FOUND, "404 page not found\n")

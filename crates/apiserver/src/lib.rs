@@ -20,6 +20,7 @@ mod route;
 
 mod create;
 mod delete;
+mod forward;
 mod merge;
 mod pods;
 mod proxy;
@@ -81,6 +82,8 @@ pub(crate) struct Server {
     pub(crate) metrics: metrics::Metrics,
     pub(crate) pki: pki::Pki,
     pub(crate) signer: auth::token::Signer,
+    /// Which Services forwards may follow.
+    pub(crate) forwards: forward::Reads,
     /// A permit for each request that may be worked on.
     pub(crate) in_flight: tokio::sync::Semaphore,
     /// Ends all watches.
@@ -116,6 +119,7 @@ impl ApiServer {
         let server = Server {
             metrics: metrics::Metrics::register(&config.registry),
             in_flight: tokio::sync::Semaphore::new(config.max_in_flight),
+            forwards: forward::Reads::default(),
             config,
             store: Box::new(store),
             allocate,

@@ -21,7 +21,7 @@ use store::RangeOptions;
 use crate::Server;
 use crate::body::{BoxError, ResponseBody, full};
 use crate::fault::{Fault, Outcome};
-use crate::handle::{Answer, AnswerBody};
+use crate::handle::Answer;
 use crate::kinds::{Kind, find};
 use crate::nodes::NodeStream;
 use crate::object;
@@ -114,16 +114,7 @@ fn to_root(parts: &Parts) -> Answer {
     if let Ok(location) = HeaderValue::from_str(&format!("{}/{query}", parts.uri.path())) {
         response.headers_mut().insert(LOCATION, location);
     }
-    foreign(response)
-}
-
-fn foreign(response: Response<ResponseBody>) -> Answer {
-    Answer {
-        code: response.status(),
-        content_type: HeaderValue::from_static(""),
-        body: AnswerBody::Foreign(Box::new(response)),
-        warnings: Vec::new(),
-    }
+    Answer::foreign(response)
 }
 
 fn unreachable(error: &dyn std::fmt::Display) -> Fault {
@@ -258,7 +249,7 @@ async fn forward(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(crate::streams::upgraded(response, client));
     }
-    Ok(foreign(back(response, place, &prefix)))
+    Ok(Answer::foreign(back(response, place, &prefix)))
 }
 
 /// The caller's headers without who the caller is.

@@ -1,28 +1,32 @@
 //! Streams to a Pod: `log`, `exec`, `attach` and `portforward`, passed on to the agent of its node.
 //!
 //! The server finds the node and the container, and speaks the kubelet's HTTP API to the agent. After an upgrade it copies bytes both
-//! ways and knows nothing of what they mean.
+//! ways and knows nothing of what they mean, but for forwards that follow a Service ([`forward`]).
+
+use std::sync::Arc;
 
 use api::status::Status;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Node;
 use serde_json::Value;
+use streams::{portforward, spdy};
 
 use crate::Server;
+use crate::auth::User;
 use crate::body::{ResponseBody, full};
 use crate::fault::{Fault, Outcome};
 use crate::handle::{Answer, AnswerBody};
 use crate::kinds::{Kind, find};
-use crate::object;
 use crate::query::{Query, encoded};
 use crate::route::Target;
+use crate::{forward, object};
 
 /// Longest error text that is taken from an agent.
 const LONGEST_ERROR: usize = 64 << 10;
@@ -56,12 +60,13 @@ struct Place {
 }
 
 pub(crate) async fn answer(
-    server: &Server,
+    server: &Arc<Server>,
     kind: &'static Kind,
     stream: Stream,
     target: &Target,
     mut parts: Parts,
     query: &Query,
+    user: User,
 ) -> Outcome<Answer> {
     if !(parts.method == Method::GET || (parts.method == Method::POST && stream != Stream::Log)) {
         return Err(Fault::method_not_allowed());
@@ -76,8 +81,15 @@ pub(crate) async fn answer(
         return Ok(Answer::text(StatusCode::NO_CONTENT, Bytes::new()));
     }
     let place = place(server, stream, &pod, query)?;
+    if stream == Stream::PortForward
+        && let Some(way) = forward::way(server, user, &parts.headers, &pod)?
+    {
+        return Ok(Answer::foreign(forward::answer(server.clone(), way, parts).await));
+    }
     let upgrade = parts.extensions.remove::<OnUpgrade>();
-    let response = send(server, &place, &parts).await?;
+    let headers = parts.headers.iter().filter(|(name, _)| is_passed_on(name));
+    let headers = headers.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let response = send(server, &place, parts.method.clone(), headers).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(upgraded(response, upgrade));
     }
@@ -162,7 +174,7 @@ fn passed_on(query: &Query, flags: &[(&str, &str)]) -> String {
     out.join("&")
 }
 
-async fn send(server: &Server, place: &Place, parts: &Parts) -> Outcome<Response<Incoming>> {
+async fn send(server: &Server, place: &Place, method: Method, headers: HeaderMap) -> Outcome<Response<Incoming>> {
     let node = place.node.metadata.name.clone().unwrap_or_default();
     let unreachable = |error: &dyn std::fmt::Display| Fault::internal(format!("error dialing node {node}: {error}"));
     let stream = server.config.nodes.dial(&place.node).await.map_err(|error| unreachable(&error))?;
@@ -173,14 +185,28 @@ async fn send(server: &Server, place: &Place, parts: &Parts) -> Outcome<Response
             tracing::debug!(%error, "connection to a node ended");
         }
     });
-    let mut request = Request::builder().method(parts.method.clone()).uri(&place.path).header("host", node.as_str());
-    for (name, value) in &parts.headers {
-        if is_passed_on(name) {
-            request = request.header(name, value);
-        }
-    }
-    let request = request.body(Full::new(Bytes::new())).map_err(Fault::internal)?;
+    let request = Request::builder().method(method).uri(&place.path).header(HOST, node.as_str());
+    let mut request = request.body(Full::new(Bytes::new())).map_err(Fault::internal)?;
+    request.headers_mut().extend(headers);
     sender.send_request(request).await.map_err(|error| unreachable(&error))
+}
+
+/// Opens a forward to a Pod by SPDY; what comes back speaks it, or says why not.
+pub(crate) async fn forwarding(server: &Server, pod: &Value) -> Result<TokioIo<Upgraded>, String> {
+    let message = |fault: Fault| fault.0.message;
+    let place = place(server, Stream::PortForward, pod, &Query::default()).map_err(message)?;
+    let headers = [
+        (CONNECTION, "Upgrade"),
+        (UPGRADE, spdy::SPDY),
+        (HeaderName::from_static(spdy::PROTOCOL_HEADER), portforward::PROTOCOL),
+    ];
+    let headers = headers.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect();
+    let response = send(server, &place, Method::POST, headers).await.map_err(message)?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let kind = find("", "v1", "pods").ok_or("no such kind")?;
+        return Err(message(refused(kind, object::name(pod), response).await));
+    }
+    hyper::upgrade::on(response).await.map(TokioIo::new).map_err(|error| error.to_string())
 }
 
 /// Headers that make an upgrade; never the caller's credentials.
@@ -213,12 +239,7 @@ pub(crate) fn upgraded(mut response: Response<Incoming>, client: Option<OnUpgrad
             }
         });
     }
-    Answer {
-        code: StatusCode::SWITCHING_PROTOCOLS,
-        content_type: HeaderValue::from_static(""),
-        body: AnswerBody::Foreign(Box::new(switched)),
-        warnings: Vec::new(),
-    }
+    Answer::foreign(switched)
 }
 
 /// What an agent says against it, as a `Status`.

@@ -1,6 +1,7 @@
 //! Verbs: from method and path to the function that carries them out.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::status::Status;
 use bytes::Bytes;
@@ -53,7 +54,7 @@ where
     B::Error: Into<BoxError>,
 {
     if let Some(stream) = streams::stream(kind, target) {
-        return streams::answer(server, kind, stream, target, parts, &query).await;
+        return streams::answer(server, kind, stream, target, parts, &query, user).await;
     }
     let full = parts.uri.path().to_owned();
     if let Some(rest) = proxy::path(kind, target, &full) {
@@ -199,6 +200,10 @@ impl Call {
 
     fn get(self, name: &str) -> Outcome<Answer> {
         let entry = read::get(&self.server, self.kind, &self.namespace, name, &self.query)?;
+        if self.kind.group.is_empty() && self.kind.plural == "services" {
+            let place = (self.namespace.as_str(), name);
+            self.server.forwards.note(&self.user, &self.parts.headers, place, Instant::now());
+        }
         let body = self.renderer()?.stored(&entry.value)?;
         Ok(Answer::new(StatusCode::OK, self.form.media, body))
     }

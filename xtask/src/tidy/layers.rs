@@ -9,7 +9,7 @@ use crate::command::{cargo, output};
 /// Every crate of the workspace with its layer; a new crate is placed here first.
 const LAYERS: &[(u8, &[&str])] = &[
     (0, &["api", "service-model", "nft"]),
-    (1, &["client", "store", "netlink", "linux", "containers", "telemetry"]),
+    (1, &["client", "store", "netlink", "linux", "containers", "streams", "telemetry"]),
     (2, &["apiserver", "controllers", "scheduler", "agent", "proxy", "dns", "loadbalancer", "ingress", "cli"]),
     (3, &["portolan"]),
 ];

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use axum::extract::ws::WebSocket;
 use serde_json::Value;
+use streams::spdy::{Connection, Reader, Writer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::channels::{self, Said, Stream};
-use super::spdy::{Connection, Reader, Writer};
 
 /// How long a client may take to open all of its streams.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -8,13 +8,14 @@ use axum::response::{IntoResponse, Response};
 use containers::runtime::{Exec, ExecConfig, Input, Output, Streams};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use streams::spdy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::channels::{PROTOCOLS, Said, Stream};
 use super::conversation::{self, Receiver, Sender};
-use super::{Located, Node, Parameters, spdy};
+use super::{Located, Node, Parameters};
 
 type Names = Path<(String, String, String)>;
 type Refused = (StatusCode, String);

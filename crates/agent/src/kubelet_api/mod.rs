@@ -8,8 +8,6 @@ mod conversation;
 mod exec;
 mod logs;
 mod portforward;
-mod spdy;
-mod tunnel;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -4,36 +4,26 @@
 //! of streams (`error`, `data`) for each connection. Libraries that know WebSockets only name the ports in the query and get two
 //! channels for each of them.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{Path, RawQuery, Request, State};
-use axum::http::header::SEC_WEBSOCKET_PROTOCOL;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use futures::stream::SplitSink;
 use futures::{SinkExt, StreamExt};
-use hyper_util::rt::TokioIo;
 use linux::NetNs;
+use streams::portforward::{self, Pair, Pairs};
+use streams::spdy::{Reader, Stream, Writer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
-use super::spdy::{self, Connection, Reader, Stream, Writer};
-use super::{Node, Parameters, channels, tunnel};
+use super::{Node, Parameters, channels};
 
-/// The stream protocol itself, as SPDY's upgrade names it.
-const PROTOCOL: &str = "portforward.k8s.io";
-/// The same inside a WebSocket.
-const TUNNELS: [&str; 2] = ["SPDY/3.1+portforward.k8s.io", "v2.portforward.k8s.io"];
-/// How long one stream of a pair waits for the other.
-const PAIRING: Duration = Duration::from_secs(30);
 const BUFFER: usize = 32 * 1024;
 
 pub(super) async fn port_forward(
@@ -47,9 +37,11 @@ pub(super) async fn port_forward(
         Ok(network) => Target { network, pod: format!("{pod}_{namespace}") },
         Err(missing) => return missing.into_response(),
     };
-    let Ok(upgrade) = upgrade else { return by_spdy(request, target) };
-    if offers(request.headers(), &TUNNELS) {
-        return upgrade.protocols(TUNNELS).on_upgrade(async move |socket| serve(tunnel::open(socket), target).await);
+    let by_pairs = target.clone();
+    let serve = |pairs| serve(pairs, by_pairs);
+    let Ok(upgrade) = upgrade else { return portforward::by_spdy(request, serve) };
+    if portforward::is_tunnel(request.headers()) {
+        return portforward::by_websocket(upgrade, serve);
     }
     let ports: Result<Vec<u16>, _> =
         Parameters::parse(query.as_deref()).all("ports").iter().flat_map(|p| p.split(',')).map(str::parse).collect();
@@ -59,24 +51,6 @@ pub(super) async fn port_forward(
             .on_upgrade(async move |socket| by_channels(socket, ports, target).await),
         Ok(_) | Err(_) => (StatusCode::BAD_REQUEST, "query parameter \"ports\" is required").into_response(),
     }
-}
-
-fn offers(headers: &HeaderMap, protocols: &[&str]) -> bool {
-    let offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
-    offered.flat_map(|value| value.split(',')).any(|one| protocols.contains(&one.trim()))
-}
-
-/// The upgrade of clients before kubectl 1.31.
-fn by_spdy(mut request: Request, target: Target) -> Response {
-    let (response, upgraded) = spdy::upgrade(&mut request, &[PROTOCOL]);
-    let Some(upgraded) = upgraded else { return response };
-    tokio::spawn(async move {
-        match upgraded.await {
-            Ok(upgraded) => serve(TokioIo::new(upgraded), target).await,
-            Err(error) => tracing::debug!(%error, "the protocol did not change"),
-        }
-    });
-    response
 }
 
 /// Where connections go.
@@ -110,52 +84,18 @@ impl Target {
     }
 }
 
-/// Pairs the streams that a client opens, and continues each pair.
-async fn serve<T>(transport: T, target: Target)
-where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static,
-{
-    let mut connection = Connection::serve(transport);
-    let mut waiting: BTreeMap<String, (Instant, Pair)> = BTreeMap::new();
-    while let Some(mut stream) = connection.accept().await {
-        waiting.retain(|_, (since, _)| since.elapsed() < PAIRING);
-        let kind = stream.headers.get("streamtype").cloned().unwrap_or_default();
-        if !matches!(kind.as_str(), "error" | "data") {
-            stream.writer.reset().await;
-            continue;
-        }
-        let request = request_of(&stream, &kind);
-        let (_, pair) = waiting.entry(request.clone()).or_insert_with(|| (Instant::now(), Pair::default()));
-        match kind.as_str() {
-            "error" => pair.error = Some(stream),
-            _ => pair.data = Some(stream),
-        }
-        let whole = waiting.get(&request).is_some_and(|(_, pair)| pair.data.is_some() && pair.error.is_some());
-        if whole && let Some((_, Pair { data: Some(data), error: Some(error) })) = waiting.remove(&request) {
-            tokio::spawn(forward(data, error, target.clone()));
-        }
+/// Continues each connection that a client opens.
+async fn serve(mut pairs: Pairs, target: Target) {
+    while let Some(pair) = pairs.next().await {
+        tokio::spawn(forward(pair, target.clone()));
     }
 }
 
-#[derive(Default)]
-struct Pair {
-    data: Option<Stream>,
-    error: Option<Stream>,
-}
-
-/// What makes two streams a pair. Old clients number no requests: their data stream follows its error stream.
-fn request_of(stream: &Stream, kind: &str) -> String {
-    match stream.headers.get("requestid") {
-        Some(request) => request.clone(),
-        None if kind == "error" => format!("stream {}", stream.id),
-        None => format!("stream {}", stream.id.wrapping_sub(2)),
-    }
-}
-
-async fn forward(data: Stream, error: Stream, target: Target) {
-    let Stream { headers, reader, mut writer, .. } = data;
+async fn forward(pair: Pair, target: Target) {
+    let Pair { port, data: Stream { reader, mut writer, .. }, error } = pair;
     let mut said = error.writer;
-    let port = headers.get("port").map(String::as_str).unwrap_or_default();
+    // Whether the pod takes the connection is told by the other stream.
+    writer.accept().await;
     let connected = match port.parse() {
         Ok(port @ 1..) => target.connect(port).await,
         Ok(0) | Err(_) => Err(format!("\"{port}\" is not a port")),

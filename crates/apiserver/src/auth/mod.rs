@@ -20,7 +20,7 @@ use crate::Server;
 use crate::fault::Outcome;
 
 pub(crate) use impersonation::impersonate;
-pub(crate) use rbac::{Access, Attributes, authorize, verb};
+pub(crate) use rbac::{Access, Attributes, authorize, permit, verb};
 
 /// The identity of a caller, as authentication found it. In-process callers carry it as a request extension.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

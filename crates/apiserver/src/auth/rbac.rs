@@ -282,9 +282,14 @@ pub(crate) fn authorize(
         Route::Target(target) => of_target(target, verb, query),
         _ => Attributes { verb, path: path.to_owned(), ..Attributes::default() },
     };
-    match server.access.reason(&*server.store, user, &wanted) {
+    permit(server, user, &wanted)
+}
+
+/// Refuses what the user may not do.
+pub(crate) fn permit(server: &Server, user: &User, wanted: &Attributes) -> Outcome<()> {
+    match server.access.reason(&*server.store, user, wanted) {
         Some(_) => Ok(()),
-        None => Err(refusal(user, &wanted).into()),
+        None => Err(refusal(user, wanted).into()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! SPDY/3.1, the server's side, as far as Kubernetes uses it: streams that the client opens, with headers, in one connection.
+//! SPDY/3.1 as far as Kubernetes uses it: streams that the client opens, with headers, in one connection.
 //!
 //! kubectl forwards ports over it (inside a WebSocket since 1.31), older clients run commands over it. Nobody else speaks it any
 //! more. Flow control is not used by any of Kubernetes' ends: a stream whose reader is slow holds up the connection, as upstream.
@@ -8,6 +8,7 @@ mod headers;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::extract::Request;
 use axum::http::StatusCode;
@@ -17,11 +18,13 @@ use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use frame::{Frame, Incoming};
 
-const SPDY: &str = "SPDY/3.1";
-const PROTOCOL_HEADER: &str = "x-stream-protocol-version";
+/// What an upgrade names.
+pub const SPDY: &str = "SPDY/3.1";
+pub const PROTOCOL_HEADER: &str = "x-stream-protocol-version";
 
 /// Chunks that may wait for the reader of a stream.
 const WAITING: usize = 16;
@@ -33,34 +36,60 @@ const MOST_STREAMS: usize = 1024;
 const MOST_DATA: usize = 64 * 1024;
 
 /// Names in lower case.
-pub(super) type Headers = BTreeMap<String, String>;
+pub type Headers = BTreeMap<String, String>;
 
 /// A connection: gives the streams that the client opens, in their order.
-pub(super) struct Connection {
+#[derive(Debug)]
+pub struct Connection {
     opened: mpsc::Receiver<Stream>,
 }
 
 /// One stream, both ways.
-pub(super) struct Stream {
-    pub(super) id: u32,
-    pub(super) headers: Headers,
-    pub(super) reader: Reader,
-    pub(super) writer: Writer,
+#[derive(Debug)]
+pub struct Stream {
+    pub id: u32,
+    pub headers: Headers,
+    pub reader: Reader,
+    pub writer: Writer,
 }
 
-/// What the client sends on a stream.
-pub(super) struct Reader(mpsc::Receiver<Bytes>);
+/// What the other side sends on a stream.
+#[derive(Debug)]
+pub struct Reader(mpsc::Receiver<Bytes>);
 
-/// What the client is sent on a stream.
-pub(super) struct Writer {
+/// What the other side is sent on a stream.
+#[derive(Debug)]
+pub struct Writer {
     id: u32,
     frames: mpsc::Sender<Frame>,
-    open: bool,
+    end: End,
 }
+
+/// Our end of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The client waits to hear whether we take the stream.
+    Offered,
+    Open,
+    Closed,
+}
+
+/// The client's side of a connection. Its streams end with it.
+#[derive(Debug)]
+pub struct Client {
+    frames: mpsc::Sender<Frame>,
+    readers: Readers,
+    /// The number of the stream that is opened next: a client's are odd.
+    next: u32,
+    _reading: AbortOnDropHandle<()>,
+}
+
+/// Where the data of streams go whose other end is open.
+type Readers = Arc<Mutex<HashMap<u32, mpsc::Sender<Bytes>>>>;
 
 /// Answers a request for an upgrade to SPDY and to the first of `protocols` that the client names too. Gives the answer, and what
 /// the connection becomes after it; none when it stays as it is.
-pub(super) fn upgrade(request: &mut Request, protocols: &[&'static str]) -> (Response, Option<OnUpgrade>) {
+pub fn upgrade(request: &mut Request, protocols: &[&'static str]) -> (Response, Option<OnUpgrade>) {
     let named = |name: &str, value: &str| {
         let given = request.headers().get_all(name).iter().filter_map(|v| v.to_str().ok());
         given.flat_map(|v| v.split(',')).any(|v| v.trim().eq_ignore_ascii_case(value))
@@ -78,56 +107,85 @@ pub(super) fn upgrade(request: &mut Request, protocols: &[&'static str]) -> (Res
 
 impl Connection {
     /// Speaks SPDY over `transport` until it ends or the connection is dropped.
-    pub(super) fn serve<T>(transport: T) -> Connection
+    pub fn serve<T>(transport: T) -> Connection
     where
         T: AsyncRead + AsyncWrite + Send + 'static,
     {
         let (tell, opened) = mpsc::channel(WAITING);
         let (input, output) = tokio::io::split(transport);
-        let (frames, unwritten) = mpsc::channel(UNWRITTEN);
-        tokio::spawn(async move {
-            if let Err(error) = write_all(output, unwritten).await {
-                tracing::debug!(%error, "SPDY connection ended");
-            }
-        });
-        tokio::spawn(async move {
-            let mut session = Session { frames, tell, streams: HashMap::new() };
-            let mut input = frame::Input::new(input);
-            loop {
-                match input.next().await {
-                    Ok(Some(frame)) => {
-                        if session.take(frame).await.is_none() {
-                            return;
-                        }
-                    }
-                    Ok(None) => return,
-                    Err(error) => {
-                        tracing::debug!(%error, "SPDY connection ended");
-                        let _ = session.frames.send(Frame::GoAway { protocol_error: true }).await;
-                        return;
-                    }
-                }
-            }
-        });
+        let frames = writing(output);
+        tokio::spawn(read_all(input, Session { frames, tell, readers: Readers::default() }));
         Connection { opened }
     }
 
     /// The next stream that the client opens; none when the connection has ended.
-    pub(super) async fn accept(&mut self) -> Option<Stream> {
+    pub async fn accept(&mut self) -> Option<Stream> {
+        let mut stream = self.offered().await?;
+        stream.writer.accept().await;
+        Some(stream)
+    }
+
+    /// The next stream that the client wants to open, which is still to be accepted or reset.
+    pub async fn offered(&mut self) -> Option<Stream> {
         self.opened.recv().await
     }
 }
 
+impl Client {
+    /// Speaks SPDY over `transport`, which has changed to it, until it ends or this is dropped.
+    pub fn new<T>(transport: T) -> Client
+    where
+        T: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let (input, output) = tokio::io::split(transport);
+        let frames = writing(output);
+        let readers = Readers::default();
+        // A server opens no streams.
+        let (tell, _) = mpsc::channel(1);
+        let session = Session { frames: frames.clone(), tell, readers: readers.clone() };
+        let reading = AbortOnDropHandle::new(tokio::spawn(read_all(input, session)));
+        Client { frames, readers, next: 1, _reading: reading }
+    }
+
+    /// Opens a stream. Whether the server takes it, its first bytes or its end will tell.
+    ///
+    /// # Errors
+    /// When the server has gone.
+    pub async fn open(&mut self, headers: Headers) -> io::Result<Stream> {
+        let id = self.next;
+        self.next += 2;
+        let (reader, chunks) = mpsc::channel(WAITING);
+        of(&self.readers).insert(id, reader);
+        let writer = Writer { id, frames: self.frames.clone(), end: End::Open };
+        writer.send(Frame::Open { stream: id, headers: headers.clone() }).await?;
+        Ok(Stream { id, headers, reader: Reader(chunks), writer })
+    }
+}
+
+fn of(readers: &Readers) -> MutexGuard<'_, HashMap<u32, mpsc::Sender<Bytes>>> {
+    readers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Reader {
-    /// The next bytes; none when the client has closed its end, or has gone.
-    pub(super) async fn next(&mut self) -> Option<Bytes> {
+    /// The next bytes; none when the other side has closed its end, or has gone.
+    pub async fn next(&mut self) -> Option<Bytes> {
         self.0.recv().await
     }
 }
 
 impl Writer {
-    /// Sends bytes; an error means that the client has gone.
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Tells the client that its stream is taken, unless it has been told.
+    pub async fn accept(&mut self) {
+        if self.end == End::Offered {
+            self.end = End::Open;
+            // Whoever has gone need not be told.
+            let _ = self.send(Frame::Reply { stream: self.id }).await;
+        }
+    }
+
+    /// Sends bytes; an error means that the other side has gone.
+    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.accept().await;
         for part in bytes.chunks(MOST_DATA) {
             self.send(Frame::Data { stream: self.id, bytes: Bytes::copy_from_slice(part), last: false }).await?;
         }
@@ -135,16 +193,17 @@ impl Writer {
     }
 
     /// Closes our end.
-    pub(super) async fn close(&mut self) {
-        if std::mem::take(&mut self.open) {
+    pub async fn close(&mut self) {
+        self.accept().await;
+        if std::mem::replace(&mut self.end, End::Closed) == End::Open {
             // Whoever has gone needs no goodbye.
             let _ = self.send(Frame::Data { stream: self.id, bytes: Bytes::new(), last: true }).await;
         }
     }
 
-    /// Breaks the stream off, both ways.
-    pub(super) async fn reset(&mut self) {
-        if std::mem::take(&mut self.open) {
+    /// Breaks the stream off, both ways; one that was only offered is refused.
+    pub async fn reset(&mut self) {
+        if std::mem::replace(&mut self.end, End::Closed) != End::Closed {
             let _ = self.send(Frame::Reset { stream: self.id }).await;
         }
     }
@@ -157,8 +216,14 @@ impl Writer {
 struct Session {
     frames: mpsc::Sender<Frame>,
     tell: mpsc::Sender<Stream>,
-    /// Where the data of streams go whose client's end is open.
-    streams: HashMap<u32, mpsc::Sender<Bytes>>,
+    readers: Readers,
+}
+
+impl Drop for Session {
+    /// Whoever reads learns that no more comes.
+    fn drop(&mut self) {
+        of(&self.readers).clear();
+    }
 }
 
 impl Session {
@@ -168,18 +233,17 @@ impl Session {
             Incoming::Open { stream, headers, last } => self.open(stream, headers, last).await,
             Incoming::Data { stream, bytes, last } => {
                 // A stream whose reader has left is drained.
-                if let Some(reader) = self.streams.get(&stream)
-                    && !bytes.is_empty()
-                {
+                let reader = of(&self.readers).get(&stream).cloned();
+                if let Some(reader) = reader.filter(|_| !bytes.is_empty()) {
                     let _ = reader.send(bytes).await;
                 }
                 if last {
-                    self.streams.remove(&stream);
+                    of(&self.readers).remove(&stream);
                 }
                 Some(())
             }
             Incoming::Reset { stream } => {
-                self.streams.remove(&stream);
+                of(&self.readers).remove(&stream);
                 Some(())
             }
             Incoming::Ping { id } => self.frames.send(Frame::Ping { id }).await.ok(),
@@ -188,17 +252,49 @@ impl Session {
     }
 
     async fn open(&mut self, id: u32, headers: Headers, last: bool) -> Option<()> {
-        let refused = id.is_multiple_of(2) || self.streams.contains_key(&id) || self.streams.len() >= MOST_STREAMS;
+        let refused = {
+            let readers = of(&self.readers);
+            id.is_multiple_of(2) || readers.contains_key(&id) || readers.len() >= MOST_STREAMS
+        };
         if refused {
             return self.frames.send(Frame::Reset { stream: id }).await.ok();
         }
         let (reader, chunks) = mpsc::channel(WAITING);
         if !last {
-            self.streams.insert(id, reader);
+            of(&self.readers).insert(id, reader);
         }
-        self.frames.send(Frame::Reply { stream: id }).await.ok()?;
-        let writer = Writer { id, frames: self.frames.clone(), open: true };
+        let writer = Writer { id, frames: self.frames.clone(), end: End::Offered };
         self.tell.send(Stream { id, headers, reader: Reader(chunks), writer }).await.ok()
+    }
+}
+
+/// Where the frames go that are to be written.
+fn writing(output: impl AsyncWrite + Send + 'static) -> mpsc::Sender<Frame> {
+    let (frames, unwritten) = mpsc::channel(UNWRITTEN);
+    tokio::spawn(async move {
+        if let Err(error) = write_all(output, unwritten).await {
+            tracing::debug!(%error, "SPDY connection ended");
+        }
+    });
+    frames
+}
+
+async fn read_all(input: impl AsyncRead + Unpin, mut session: Session) {
+    let mut input = frame::Input::new(input);
+    loop {
+        match input.next().await {
+            Ok(Some(frame)) => {
+                if session.take(frame).await.is_none() {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(%error, "SPDY connection ended");
+                let _ = session.frames.send(Frame::GoAway { protocol_error: true }).await;
+                return;
+            }
+        }
     }
 }
 

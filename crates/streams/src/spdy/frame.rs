@@ -24,7 +24,7 @@ const CANCEL: u32 = 5;
 const MOST_CONTROL: u32 = 64 * 1024;
 const MOST_DATA: u32 = 1 << 24;
 
-/// What a client says. `last` closes its end of the stream.
+/// What the other side says. `last` closes its end of the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Incoming {
     Open {
@@ -51,6 +51,7 @@ pub(super) enum Incoming {
 /// What we say.
 #[derive(Debug)]
 pub(super) enum Frame {
+    Open { stream: u32, headers: Headers },
     Reply { stream: u32 },
     Data { stream: u32, bytes: Bytes, last: bool },
     Reset { stream: u32 },
@@ -58,7 +59,7 @@ pub(super) enum Frame {
     GoAway { protocol_error: bool },
 }
 
-/// The client's frames, one by one.
+/// The other side's frames, one by one.
 pub(super) struct Input<R> {
     from: BufReader<R>,
     decoder: headers::Decoder,
@@ -129,6 +130,11 @@ fn wrong(what: &str) -> io::Error {
 impl Frame {
     pub(super) fn encode(&self, encoder: &mut headers::Encoder) -> io::Result<Vec<u8>> {
         Ok(match self {
+            Frame::Open { stream, headers } => {
+                let block = encoder.encode(headers)?;
+                // It belongs to no other, and has neither priority nor slot.
+                control(SYN_STREAM, &[&stream.to_be_bytes(), &[0; 6], &block])
+            }
             Frame::Reply { stream } => {
                 let block = encoder.encode(&Headers::new())?;
                 control(SYN_REPLY, &[&stream.to_be_bytes(), &block])
