@@ -1,150 +1,38 @@
 //! One value for what several followers in a process are told in the same words.
 //!
-//! Each follower has its own client, its own rights and its own watch, as if it were alone; what they share is the work of reading a text,
-//! and what came of it. Two texts are the same when their SHA-256 is, so nothing is assumed of who sent them, nor of revisions: a watch that
-//! selects is told of an object that leaves it under the revision at which another watch has it changed. A kind that only one follows is read
-//! straight. Objects are remembered only while somebody holds them, but for the latest few: a follower that is behind finds those too.
+//! What they share is the work of reading a text, and what came of it. Two texts are the same when their SHA-256 is, so nothing is assumed of who
+//! sent them, nor of revisions: a watch that selects is told of an object that leaves it under the revision at which another watch has it
+//! changed. What only one follows is read and not remembered. Objects are remembered only while somebody holds them, but for the latest few: a
+//! follower that is behind finds those too.
 
 use std::any::{Any, TypeId};
-use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
-use std::fmt::{self, Debug};
-use std::ops::Deref;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
-use std::task::{Context, Poll};
 
-use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event};
-use kube::{Api, Resource};
-use serde::de::{DeserializeOwned, Error};
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
-
-use crate::Object;
 
 /// The latest objects of a kind that are kept although nobody holds them: by so many changes one follower may be behind another.
 const LATEST: usize = 256;
 /// So many objects of a kind are known by their text at most; of more than that, old ones are read once for each follower.
 const KNOWN: usize = 16_384;
 
-/// An object that others in this process may hold too.
-pub struct Shared<K>(Arc<K>);
+/// One who follows a kind; counted for as long as it lives.
+pub(crate) struct Follower<K>(Arc<Table<K>>);
 
-impl<K> Shared<K> {
-    pub fn into_inner(self) -> Arc<K> {
-        self.0
-    }
-}
-
-impl<K> From<K> for Shared<K> {
-    fn from(object: K) -> Self {
-        Shared(Arc::new(object))
-    }
-}
-
-impl<K> Clone for Shared<K> {
-    fn clone(&self) -> Self {
-        Shared(Arc::clone(&self.0))
-    }
-}
-
-impl<K> Deref for Shared<K> {
-    type Target = K;
-
-    fn deref(&self) -> &K {
-        &self.0
-    }
-}
-
-impl<K: Debug> Debug for Shared<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl<K: Resource<DynamicType = ()> + Clone> Resource for Shared<K> {
-    type DynamicType = ();
-    type Scope = K::Scope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        K::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        K::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        K::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        K::plural(&())
-    }
-
-    fn metadata_api() -> bool {
-        K::metadata_api()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        self.0.meta()
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        Arc::make_mut(&mut self.0).meta_mut()
-    }
-}
-
-impl<'de, K: DeserializeOwned + Send + Sync + 'static> Deserialize<'de> for Shared<K> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let table = Table::<K>::of_process();
-        if table.followers.load(Ordering::Relaxed) < 2 {
-            return K::deserialize(deserializer).map(Shared::from);
-        }
-        let text = Box::<RawValue>::deserialize(deserializer)?;
-        table.read(text.get()).map(Shared).map_err(D::Error::custom)
-    }
-}
-
-/// Follows what `api` and `config` select, with kube's watcher: faults are told and ridden out.
-pub fn follow<K: Object>(api: Api<Shared<K>>, config: watcher::Config) -> Following<K> {
-    let follower = Follower::new(Table::of_process());
-    Following { events: watcher::watcher(api, config).default_backoff().boxed(), _follower: follower }
-}
-
-/// The changes of one kind as one follower hears of them. What it is told in the words of another follower is the other's object.
-pub struct Following<K: Object> {
-    events: BoxStream<'static, watcher::Result<Event<Shared<K>>>>,
-    _follower: Follower<K>,
-}
-
-impl<K: Object> Debug for Following<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Following").finish_non_exhaustive()
-    }
-}
-
-impl<K: Object> Stream for Following<K> {
-    type Item = watcher::Result<Event<Shared<K>>>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.events.poll_next_unpin(cx)
-    }
-}
-
-/// Counts a follower for as long as it lives.
-struct Follower<K>(Arc<Table<K>>);
-
-impl<K> Follower<K> {
-    fn new(table: Arc<Table<K>>) -> Self {
+impl<K: Send + Sync + 'static> Follower<K> {
+    pub(crate) fn new() -> Self {
+        let table = Table::of_process();
         table.followers.fetch_add(1, Ordering::Relaxed);
         Follower(table)
+    }
+}
+
+impl<K: DeserializeOwned> Follower<K> {
+    /// The object that `text` is; another follower's, if that one was told the same.
+    pub(crate) fn read(&self, text: &str) -> serde_json::Result<Arc<K>> {
+        if self.0.followers.load(Ordering::Relaxed) < 2 { parse(text) } else { self.0.read(text) }
     }
 }
 
@@ -279,16 +167,14 @@ impl<K> Known<K> {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::ConfigMap;
-    use kube::core::{ObjectList, WatchEvent};
-    use serde_json::json;
+    use serde::Deserialize;
 
     use super::*;
 
     /// A type of its own for each test: a process has one table for each.
     macro_rules! kind {
         () => {
-            #[derive(Debug, Deserialize)]
+            #[derive(Debug, PartialEq, Deserialize)]
             struct Kind {
                 number: u32,
             }
@@ -296,40 +182,32 @@ mod tests {
     }
 
     fn text(number: u32) -> String {
-        json!({"type": "MODIFIED", "object": {"number": number}}).to_string()
+        format!(r#"{{"number":{number}}}"#)
     }
 
-    fn event<K: DeserializeOwned + Send + Sync + 'static>(text: &str) -> Arc<K> {
-        match serde_json::from_str::<WatchEvent<Shared<K>>>(text).unwrap() {
-            WatchEvent::Modified(object) => object.into_inner(),
-            other => panic!("{other:?}"),
-        }
+    fn both<K: Send + Sync + 'static>() -> [Follower<K>; 2] {
+        [Follower::new(), Follower::new()]
     }
 
     #[test]
     fn what_two_are_told_in_the_same_words_is_one_object() {
         kind!();
-        let _both = [0, 1].map(|_| Follower::new(Table::<Kind>::of_process()));
-        let (one, other) = (event::<Kind>(&text(1)), event::<Kind>(&text(1)));
+        let both = both::<Kind>();
+        let (one, other) = (both[0].read(&text(1)).unwrap(), both[1].read(&text(1)).unwrap());
         assert!(Arc::ptr_eq(&one, &other));
-        let different = event::<Kind>(&text(2));
+        let different = both[0].read(&text(2)).unwrap();
         assert_eq!((one.number, different.number), (1, 2));
-        // An object of a list is the one of a watch, if it is told the same way.
-        let list = format!(r#"{{"metadata":{{}},"items":[{},{}]}}"#, json!({"number": 1}), json!({"number": 3}));
-        let list: ObjectList<Shared<Kind>> = serde_json::from_str(&list).unwrap();
-        assert!(Arc::ptr_eq(&one, &list.items[0].0));
-        assert_eq!(list.items[1].number, 3);
     }
 
     #[test]
     fn who_is_alone_reads_straight_and_leaves_nothing() {
         kind!();
         let table = Table::<Kind>::of_process();
-        let alone = Follower::new(Arc::clone(&table));
-        assert!(!Arc::ptr_eq(&event::<Kind>(&text(1)), &event::<Kind>(&text(1))));
+        let alone = Follower::<Kind>::new();
+        assert!(!Arc::ptr_eq(&alone.read(&text(1)).unwrap(), &alone.read(&text(1)).unwrap()));
         assert!(table.known().by_text.is_empty());
-        let second = Follower::new(Arc::clone(&table));
-        let held = event::<Kind>(&text(1));
+        let second = Follower::<Kind>::new();
+        let held = alone.read(&text(1)).unwrap();
         assert_eq!(table.known().by_text.len(), 1);
         drop(second);
         assert!(table.known().by_text.is_empty() && table.known().latest.is_empty());
@@ -340,39 +218,38 @@ mod tests {
     #[test]
     fn a_follower_that_is_behind_finds_what_another_has_let_go() {
         kind!();
-        let _both = [0, 1].map(|_| Follower::new(Table::<Kind>::of_process()));
-        let first = Arc::downgrade(&event::<Kind>(&text(0)));
+        let both = both::<Kind>();
+        let first = Arc::downgrade(&both[0].read(&text(0)).unwrap());
         for number in 1..u32::try_from(LATEST).unwrap() {
-            drop(event::<Kind>(&text(number)));
+            drop(both[0].read(&text(number)).unwrap());
         }
-        assert!(Arc::ptr_eq(&event::<Kind>(&text(0)), &first.upgrade().unwrap()));
-        drop(event::<Kind>(&text(u32::MAX)));
+        assert!(Arc::ptr_eq(&both[1].read(&text(0)).unwrap(), &first.upgrade().unwrap()));
+        drop(both[0].read(&text(u32::MAX)).unwrap());
         assert!(first.upgrade().is_none(), "kept for ever");
-        assert_eq!(event::<Kind>(&text(0)).number, 0);
+        assert_eq!(both[0].read(&text(0)).unwrap().number, 0);
     }
 
     #[test]
     fn what_nobody_holds_is_forgotten_and_what_is_held_is_found() {
         kind!();
         let table = Table::<Kind>::of_process();
-        let _both = [0, 1].map(|_| Follower::new(Arc::clone(&table)));
-        let held = event::<Kind>(&text(u32::MAX));
+        let both = both::<Kind>();
+        let held = both[0].read(&text(u32::MAX)).unwrap();
         for number in 0..10_000 {
-            drop(event::<Kind>(&text(number)));
+            drop(both[0].read(&text(number)).unwrap());
         }
         let known = table.known().by_text.len();
         assert!(known <= 3 * LATEST, "{known} are known, {LATEST} are held");
         assert_eq!(table.known().order.len(), known);
-        assert!(Arc::ptr_eq(&held, &event::<Kind>(&text(u32::MAX))));
+        assert!(Arc::ptr_eq(&held, &both[1].read(&text(u32::MAX)).unwrap()));
     }
 
     #[test]
     fn a_text_that_cannot_be_read_is_refused_each_time() {
         kind!();
-        let _both = [0, 1].map(|_| Follower::new(Table::<Kind>::of_process()));
-        let wrong = r#"{"type":"MODIFIED","object":{"number":"many"}}"#;
-        for _ in 0..2 {
-            let error = serde_json::from_str::<WatchEvent<Shared<Kind>>>(wrong).unwrap_err();
+        let both = both::<Kind>();
+        for follower in &both {
+            let error = follower.read(r#"{"number":"many"}"#).unwrap_err();
             assert!(error.to_string().contains("invalid type: string \"many\""), "{error}");
         }
     }
@@ -380,22 +257,14 @@ mod tests {
     #[test]
     fn many_who_read_at_the_same_time_get_one_object() {
         kind!();
-        let _both = [0, 1].map(|_| Follower::new(Table::<Kind>::of_process()));
+        let both = both::<Kind>();
         for number in 0..200 {
             let text = text(number);
             let read: Vec<Arc<Kind>> = std::thread::scope(|scope| {
-                let readers: Vec<_> = (0..4).map(|_| scope.spawn(|| event::<Kind>(&text))).collect();
+                let readers: Vec<_> = (0..4).map(|_| scope.spawn(|| both[0].read(&text).unwrap())).collect();
                 readers.into_iter().map(|reader| reader.join().unwrap()).collect()
             });
             assert!(read.iter().all(|object| Arc::ptr_eq(object, &read[0]) && object.number == number));
         }
-    }
-
-    #[test]
-    fn who_changes_his_object_changes_it_for_himself() {
-        let mut mine = Shared::from(ConfigMap::default());
-        let theirs = mine.clone();
-        mine.meta_mut().name = Some("mine".to_owned());
-        assert_eq!((mine.meta().name.as_deref(), theirs.meta().name.as_deref()), (Some("mine"), None));
     }
 }

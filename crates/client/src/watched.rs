@@ -1,6 +1,6 @@
 //! One kind, followed: a local copy of what the API server holds, and its changes in order.
 //!
-//! kube-rs keeps the watch alive (back-off, relist after 410), and objects are shared with other followers in the process ([`Shared`]).
+//! Objects are shared with other followers in the process ([`follow`]).
 //! What is added here is what a controller needs beside it: an object that vanished while the watch was down is reported as deleted, and a
 //! late subscriber is told all that is there before it hears of changes.
 
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::shared::{Following, Shared, follow};
+use crate::follow::{Following, follow};
 
 /// What [`Watched`] asks of a kind.
 pub trait Object: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
@@ -103,7 +103,7 @@ impl<K> Inner<K> {
 
 impl<K: Object> Watched<K> {
     /// Starts to follow what `api` and `config` select. Faults of the API server are ridden out for as long as they last.
-    pub fn start(api: Api<Shared<K>>, config: watcher::Config, shutdown: CancellationToken) -> Self {
+    pub fn start(api: Api<K>, config: watcher::Config, shutdown: CancellationToken) -> Self {
         let (synced, _) = watch::channel(false);
         let state = RwLock::new(State { objects: BTreeMap::new(), subscribers: Vec::new() });
         let shared = Arc::new(Inner { state, synced });
@@ -172,11 +172,11 @@ async fn take<K: Object>(mut events: Following<K>, shared: Arc<Inner<K>>) {
         match event {
             Ok(Event::Init) => listing = Some(BTreeMap::new()),
             Ok(Event::InitApply(object)) => {
-                listing.get_or_insert_default().insert(Key::of(&object), object.into_inner());
+                listing.get_or_insert_default().insert(Key::of(&*object), object);
             }
             Ok(Event::InitDone) => replace(&shared, listing.take().unwrap_or_default()),
-            Ok(Event::Apply(object)) => apply(&mut shared.write(), Key::of(&object), object.into_inner()),
-            Ok(Event::Delete(object)) => delete(&mut shared.write(), &Key::of(&object), Some(object.into_inner())),
+            Ok(Event::Apply(object)) => apply(&mut shared.write(), Key::of(&*object), object),
+            Ok(Event::Delete(object)) => delete(&mut shared.write(), &Key::of(&*object), Some(object)),
             Err(error) => log_fault::<K>(&error),
         }
     }
@@ -187,6 +187,9 @@ fn log_fault<K: Object>(error: &watcher::Error) {
     match error {
         // A watch that ends because the server compacted or closed it is everyday; the list that follows repairs it.
         watcher::Error::WatchError(status) if status.code == 410 => debug!(%kind, "watch is too old, listing again"),
+        watcher::Error::WatchFailed(kube::Error::SerdeError(error)) => {
+            warn!(%kind, %error, "an object cannot be read, it is left out")
+        }
         watcher::Error::InitialListFailed(_)
         | watcher::Error::WatchStartFailed(_)
         | watcher::Error::WatchError(_)

@@ -120,16 +120,16 @@ pub(crate) fn observe(config: &Config, client: &Client, shutdown: &CancellationT
     );
     follow(Api::all(client.clone()), all(), |n| Some(read_node(n)), wrap(to.clone(), Took::Node), shutdown.clone());
     follow(
-        Api::<client::Shared<Namespace>>::all(client.clone()),
+        Api::<Namespace>::all(client.clone()),
         all(),
         read_namespace,
         wrap(to.clone(), Took::Namespace),
         shutdown.clone(),
     );
-    let pools: Api<client::Shared<ConfigMap>> = Api::namespaced(client.clone(), &config.config_map.namespace);
+    let pools: Api<ConfigMap> = Api::namespaced(client.clone(), &config.config_map.namespace);
     let config_map = named(&config.config_map.name);
     follow(pools, config_map, |map| map.data.clone(), wrap(to.clone(), Took::Pools), shutdown.clone());
-    let leases: Api<client::Shared<Lease>> = Api::namespaced(client.clone(), &config.namespace);
+    let leases: Api<Lease> = Api::namespaced(client.clone(), &config.namespace);
     follow(leases, all().labels(ROLE), Fact::read, wrap(to, Took::Lease), shutdown.clone());
     shared
 }

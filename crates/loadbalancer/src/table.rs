@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use client::{Key, Object, Shared};
+use client::{Key, Object};
 use futures::StreamExt;
-use kube::runtime::watcher::{self, Event};
 use kube::Api;
+use kube::runtime::watcher::{self, Event};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -95,7 +95,7 @@ impl<V> Table<V> {
 
 /// Follows what `api` and `config` select until `shutdown` and hands each step to `tell`.
 pub(crate) fn follow<K, V>(
-    api: Api<Shared<K>>,
+    api: Api<K>,
     config: watcher::Config,
     read: impl Fn(&K) -> Option<V> + Send + 'static,
     tell: impl Fn(Step<V>) + Send + 'static,
@@ -109,10 +109,10 @@ pub(crate) fn follow<K, V>(
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Init) => tell(Step::Began),
-                Ok(Event::InitApply(object)) => tell(Step::Listed(Key::of(&object), read(&object))),
+                Ok(Event::InitApply(object)) => tell(Step::Listed(Key::of(&*object), read(&object))),
                 Ok(Event::InitDone) => tell(Step::ListComplete),
-                Ok(Event::Apply(object)) => tell(Step::Is(Key::of(&object), read(&object))),
-                Ok(Event::Delete(object)) => tell(Step::Gone(Key::of(&object))),
+                Ok(Event::Apply(object)) => tell(Step::Is(Key::of(&*object), read(&object))),
+                Ok(Event::Delete(object)) => tell(Step::Gone(Key::of(&*object))),
                 Err(watcher::Error::WatchError(status)) if status.code == 410 => {
                     debug!(kind = %K::kind(&()), "watch is too old, listing again");
                 }

@@ -5,9 +5,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
-use client::{Object, Shared};
+use client::Object;
 use futures::StreamExt;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
@@ -32,9 +33,9 @@ const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// One thing seen.
 #[derive(Debug, Clone)]
 pub(crate) enum Observation {
-    Service(Event<Shared<Service>>),
-    Slice(Event<Shared<EndpointSlice>>),
-    Node(Event<Shared<Node>>),
+    Service(Event<Arc<Service>>),
+    Slice(Event<Arc<EndpointSlice>>),
+    Node(Event<Arc<Node>>),
 }
 
 /// Starts to watch; the watches end with `shutdown`.
@@ -49,9 +50,9 @@ pub(crate) fn observe(client: &Client, node: &str, shutdown: &CancellationToken)
 }
 
 fn follow<K: Object>(
-    api: Api<Shared<K>>,
+    api: Api<K>,
     config: watcher::Config,
-    wrap: fn(Event<Shared<K>>) -> Observation,
+    wrap: fn(Event<Arc<K>>) -> Observation,
     sender: &mpsc::Sender<Observation>,
     shutdown: &CancellationToken,
 ) {
@@ -212,7 +213,7 @@ impl Feed {
         }
     }
 
-    fn service(&mut self, event: Event<Shared<Service>>, model: &mut Model) {
+    fn service(&mut self, event: Event<Arc<Service>>, model: &mut Model) {
         let key = service_model::Service::key_of;
         match event {
             Event::Init => self.services.begin(),
@@ -236,7 +237,7 @@ impl Feed {
         }
     }
 
-    fn slice(&mut self, event: Event<Shared<EndpointSlice>>, model: &mut Model) {
+    fn slice(&mut self, event: Event<Arc<EndpointSlice>>, model: &mut Model) {
         if let Event::InitApply(slice) | Event::Apply(slice) | Event::Delete(slice) = &event {
             self.slices_at = self.slices_at.max(revision(&slice.metadata).unwrap_or_default());
         }
@@ -262,7 +263,7 @@ impl Feed {
         }
     }
 
-    fn node(&mut self, event: Event<Shared<Node>>, model: &mut Model) {
+    fn node(&mut self, event: Event<Arc<Node>>, model: &mut Model) {
         match event {
             Event::Init => {}
             // The watch selects one name; a server that does not select must not make us another node.
@@ -293,20 +294,20 @@ mod tests {
 
     use super::*;
 
-    fn service(revision: u64, port: u16) -> Shared<Service> {
+    fn service(revision: u64, port: u16) -> Arc<Service> {
         let spec = json!({"clusterIP": "10.96.0.10", "ports": [{"port": port}]});
         let metadata = json!({"name": "web", "namespace": "ns", "resourceVersion": revision.to_string()});
-        serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+        Arc::new(serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap())
     }
 
-    fn slice(revision: u64, addresses: &[&str]) -> Shared<EndpointSlice> {
+    fn slice(revision: u64, addresses: &[&str]) -> Arc<EndpointSlice> {
         let labels = json!({"kubernetes.io/service-name": "web"});
         let metadata =
             json!({"name": "web-1", "namespace": "ns", "resourceVersion": revision.to_string(), "labels": labels});
         let endpoints: Vec<Value> = addresses.iter().map(|address| json!({"addresses": [address]})).collect();
         let ports = json!([{"port": 8080}]);
         let slice = json!({"metadata": metadata, "addressType": "IPv4", "ports": ports, "endpoints": endpoints});
-        serde_json::from_value(slice).unwrap()
+        Arc::new(serde_json::from_value(slice).unwrap())
     }
 
     /// What the model says after these events: each Service's ports and endpoints.
@@ -320,11 +321,11 @@ mod tests {
         feed
     }
 
-    fn services(event: Event<Shared<Service>>) -> Observation {
+    fn services(event: Event<Arc<Service>>) -> Observation {
         Observation::Service(event)
     }
 
-    fn slices(event: Event<Shared<EndpointSlice>>) -> Observation {
+    fn slices(event: Event<Arc<EndpointSlice>>) -> Observation {
         Observation::Slice(event)
     }
 

@@ -3,16 +3,13 @@
 //! Only objects that the pod names are watched: that is all that a node may read on a real cluster. The cluster's own certificates, which are
 //! in every pod and hardly ever change, are left to the periodic refresh.
 
-use std::fmt::Debug;
-
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::Api;
-use kube::core::{NamespaceResourceScope, PartialObjectMeta};
+use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Client, Resource};
-use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -44,16 +41,15 @@ impl Worker {
     }
 }
 
-fn follow<K>(
+fn follow<K: Resource<DynamicType = ()>>(
     client: &Client,
     namespace: &str,
     name: &str,
     worker: &mpsc::UnboundedSender<Note>,
-) -> AbortOnDropHandle<()>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
-{
-    let api: Api<PartialObjectMeta<K>> = Api::namespaced(client.clone(), namespace);
+) -> AbortOnDropHandle<()> {
+    // That something changed is enough; whoever mounts reads what.
+    let kind = ApiResource::erase::<K>(&());
+    let api: Api<PartialObjectMeta<DynamicObject>> = Api::namespaced_with(client.clone(), namespace, &kind);
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let worker = worker.clone();
     AbortOnDropHandle::new(tokio::spawn(async move {

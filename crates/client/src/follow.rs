@@ -1,0 +1,181 @@
+//! The changes of one kind, as a follower hears of them.
+//!
+//! kube-rs keeps the watch alive (back-off, relist after 410). Each follower has its own client, its own rights and its own watch, as if it were
+//! alone; the watch carries texts and knows nothing of their kind, so that it is built once for all of them (it was a tenth of the program),
+//! and what a text says is read beside it, once for all in the process who are told it in the same words (`shared`).
+
+use std::borrow::Cow;
+use std::fmt::{self, Debug};
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::{ApiResource, DynamicResourceScope};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Resource};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use crate::Object;
+use crate::shared::Follower;
+
+/// Follows what `api` and `config` select: faults are told and ridden out. An object that cannot be read is a fault, and is left out.
+pub fn follow<K: Object>(api: Api<K>, config: watcher::Config) -> Following<K> {
+    Following { events: texts(&api, config), follower: Follower::new() }
+}
+
+/// The events of a kind; objects may be shared with other followers in this process.
+pub struct Following<K: Object> {
+    events: Texts,
+    follower: Follower<K>,
+}
+
+type Texts = BoxStream<'static, watcher::Result<Event<Document>>>;
+
+impl<K: Object> Debug for Following<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Following").finish_non_exhaustive()
+    }
+}
+
+impl<K: Object> Stream for Following<K> {
+    type Item = watcher::Result<Event<Arc<K>>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let event = ready!(self.events.poll_next_unpin(cx));
+        Poll::Ready(event.map(|event| {
+            let read = |document: Document| {
+                self.follower
+                    .read(document.text.get())
+                    .map_err(|fault| watcher::Error::WatchFailed(kube::Error::SerdeError(fault)))
+            };
+            Ok(match event? {
+                Event::Apply(document) => Event::Apply(read(document)?),
+                Event::Delete(document) => Event::Delete(read(document)?),
+                Event::Init => Event::Init,
+                Event::InitApply(document) => Event::InitApply(read(document)?),
+                Event::InitDone => Event::InitDone,
+            })
+        }))
+    }
+}
+
+fn texts<K: Object>(api: &Api<K>, config: watcher::Config) -> Texts {
+    let kind = ApiResource::erase::<K>(&());
+    let client = api.clone().into_client();
+    let api = match api.namespace() {
+        Some(namespace) => Api::namespaced_with(client, namespace, &kind),
+        None => Api::all_with(client, &kind),
+    };
+    watch(api, config)
+}
+
+fn watch(api: Api<Document>, config: watcher::Config) -> Texts {
+    watcher::watcher(api, config).default_backoff().boxed()
+}
+
+/// An object of any kind, as it came.
+#[derive(Debug, Clone)]
+struct Document {
+    text: Box<RawValue>,
+    /// The watch asks for the revision of what changed, and of nothing that was listed.
+    version: OnceLock<ObjectMeta>,
+}
+
+#[derive(Default, Deserialize)]
+struct Head {
+    #[serde(default)]
+    metadata: Version,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Version {
+    resource_version: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Document { text: Box::deserialize(deserializer)?, version: OnceLock::new() })
+    }
+}
+
+impl Resource for Document {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(kind: &ApiResource) -> Cow<'_, str> {
+        kind.kind.as_str().into()
+    }
+
+    fn group(kind: &ApiResource) -> Cow<'_, str> {
+        kind.group.as_str().into()
+    }
+
+    fn version(kind: &ApiResource) -> Cow<'_, str> {
+        kind.version.as_str().into()
+    }
+
+    fn api_version(kind: &ApiResource) -> Cow<'_, str> {
+        kind.api_version.as_str().into()
+    }
+
+    fn plural(kind: &ApiResource) -> Cow<'_, str> {
+        kind.plural.as_str().into()
+    }
+
+    /// The revision and nothing else.
+    fn meta(&self) -> &ObjectMeta {
+        self.version.get_or_init(|| {
+            // One without a revision is refused by the watch.
+            let head: Head = serde_json::from_str(self.text.get()).unwrap_or_default();
+            ObjectMeta { resource_version: head.metadata.resource_version, ..ObjectMeta::default() }
+        })
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        let read = self.meta().clone();
+        self.version = OnceLock::new();
+        let _ = self.version.set(read);
+        match self.version.get_mut() {
+            Some(meta) => meta,
+            None => unreachable!("it was set"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::ResourceExt;
+    use kube::core::{ObjectList, WatchEvent};
+
+    use super::*;
+
+    const TEXT: &str =
+        r#"{"spec":{"resourceVersion":"1"},"metadata":{"name":"web","resourceVersion":"7"},"more":[{}]}"#;
+
+    #[test]
+    fn an_object_is_its_text_and_its_revision_in_events_and_in_lists() {
+        let event = serde_json::from_str(&format!(r#"{{"type":"MODIFIED","object":{TEXT}}}"#)).unwrap();
+        let WatchEvent::<Document>::Modified(told) = event else { panic!("{event:?}") };
+        let list = format!(r#"{{"metadata":{{"resourceVersion":"9"}},"items":[{TEXT}]}}"#);
+        let list: ObjectList<Document> = serde_json::from_str(&list).unwrap();
+        for mut document in [told, list.items[0].clone()] {
+            assert_eq!((document.text.get(), document.resource_version().as_deref()), (TEXT, Some("7")));
+            document.meta_mut().resource_version = Some("8".to_owned());
+            assert_eq!(document.resource_version().as_deref(), Some("8"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_has_no_revision() {
+        for text in ["3", "null", "{}", r#"{"metadata":{}}"#, r#"{"metadata":{"resourceVersion":7}}"#] {
+            let document: Document = serde_json::from_str(text).unwrap();
+            assert_eq!(document.resource_version(), None, "{text}");
+        }
+    }
+}
