@@ -101,6 +101,7 @@ impl<K: Resource<DynamicType = ()> + Clone> Resource for Shared<K> {
     }
 }
 
+/// As JSON only, and of a watch's event after its type, which every API server writes first.
 impl<'de, K: DeserializeOwned + Send + Sync + 'static> Deserialize<'de> for Shared<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let table = Table::<K>::of_process();
@@ -296,7 +297,7 @@ mod tests {
     }
 
     fn text(number: u32) -> String {
-        json!({"type": "MODIFIED", "object": {"number": number}}).to_string()
+        format!(r#"{{"type":"MODIFIED","object":{{"number":{number}}}}}"#)
     }
 
     fn event<K: DeserializeOwned + Send + Sync + 'static>(text: &str) -> Arc<K> {
