@@ -13,6 +13,8 @@ mod set;
 mod typed;
 mod validate;
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
 use crate::canonical::canonicalize;
@@ -73,7 +75,8 @@ pub fn track(writer: &Writer<'_>, live: Option<&Value>, new: &mut Value) {
     if managers.is_empty() && live.is_some() {
         return;
     }
-    let live = live.map_or_else(|| empty(writer.of), without_entries);
+    // Entries that are still in the stored state are only a field that goes, and one that nobody owns.
+    let live = live.map_or_else(|| Cow::Owned(empty(writer.of)), Cow::Borrowed);
     let managers = updated(writer, &live, new, managers, writer.manager);
     put_entries(new, &managers);
 }

@@ -48,23 +48,22 @@ pub(crate) fn track(
 
 /// A write that changes nothing but the times in `managedFields` changes nothing.
 pub(crate) fn keep_times(new: &mut Value, old: &Value) {
-    let timeless = |object: &Value| {
-        let mut entries = object["metadata"]["managedFields"].clone();
-        for entry in entries.as_array_mut().into_iter().flatten() {
-            if let Some(entry) = entry.as_object_mut() {
-                entry.remove("time");
-            }
-        }
-        entries
-    };
     let (ours, theirs) = (&new["metadata"]["managedFields"], &old["metadata"]["managedFields"]);
-    if ours == theirs || timeless(new) != timeless(old) {
+    if ours == theirs || !same_but_times(ours, theirs) {
         return;
     }
     let kept = std::mem::replace(&mut new["metadata"]["managedFields"], theirs.clone());
     if new != old {
         new["metadata"]["managedFields"] = kept;
     }
+}
+
+fn same_but_times(ours: &Value, theirs: &Value) -> bool {
+    let (Some(ours), Some(theirs)) = (ours.as_array(), theirs.as_array()) else { return false };
+    fn timeless(entry: &Value) -> impl Iterator<Item = (&String, &Value)> {
+        entry.as_object().into_iter().flatten().filter(|(name, _)| *name != "time")
+    }
+    ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(ours, theirs)| timeless(ours).eq(timeless(theirs)))
 }
 
 /// Server-side apply: a configuration of which its manager owns every field.

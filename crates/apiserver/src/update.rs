@@ -1,5 +1,7 @@
 //! update, and everything that is one: patch, status, scale, finalize.
 
+use std::sync::{Mutex, PoisonError};
+
 use api::field::{FieldError, Path};
 use serde_json::Value;
 use store::Transaction;
@@ -82,18 +84,29 @@ impl From<Value> for Edited {
 }
 
 /// A `PUT`: the body replaces the object, and creates it where the kind allows that.
-pub(crate) struct Replace {
+pub(crate) struct Replace<F> {
     pub(crate) kind: &'static Kind,
-    pub(crate) object: Value,
+    /// What was sent, until it is used.
+    pub(crate) object: Mutex<Option<Value>>,
+    /// The same read again, for the rare case that another writer was quicker.
+    pub(crate) again: F,
     pub(crate) may_create: bool,
 }
 
-impl Edit for Replace {
+impl<F: Fn() -> Outcome<Value>> Replace<F> {
+    fn object(&self) -> Outcome<Value> {
+        let first = self.object.lock().unwrap_or_else(PoisonError::into_inner).take();
+        first.map_or_else(&self.again, Ok)
+    }
+}
+
+impl<F: Fn() -> Outcome<Value> + Send + Sync> Edit for Replace<F> {
     /// A `PUT` that names an identity means that very object.
     fn edit(&self, old: &Value) -> Outcome<Edited> {
-        let (given, found) = (object::meta(&self.object, "uid"), object::meta(old, "uid"));
+        let object = self.object()?;
+        let (given, found) = (object::meta(&object, "uid"), object::meta(old, "uid"));
         if given.is_empty() || given == found {
-            return Ok(self.object.clone().into());
+            return Ok(object.into());
         }
         let key = object::upstream_key(self.kind, object::namespace(old), object::name(old));
         let why = format!(
@@ -104,7 +117,7 @@ impl Edit for Replace {
     }
 
     fn absent(&self) -> Outcome<Option<Value>> {
-        Ok(self.may_create.then(|| self.object.clone()))
+        if self.may_create { self.object().map(Some) } else { Ok(None) }
     }
 
     fn is_sent(&self) -> bool {

@@ -98,6 +98,7 @@ struct Version {
     resource_version: Option<String>,
 }
 
+/// From JSON only, and from a watch's event only after its type, which every API server writes first.
 impl<'de> Deserialize<'de> for Document {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Document { text: Box::deserialize(deserializer)?, version: OnceLock::new() })

@@ -118,6 +118,6 @@ mod tests {
             panic!("nothing is made")
         };
         let Verb::Create(made) = &write.verb else { panic!("{write}") };
-        assert_eq!(made["metadata"]["annotations"]["kubernetes.io/change-cause"], "set image");
+        assert_eq!(made.value()["metadata"]["annotations"]["kubernetes.io/change-cause"], "set image");
     }
 }

@@ -150,24 +150,29 @@ impl Sim {
         Ok(())
     }
 
+    fn replace(&mut self, kind: &str, key: &Key, old: Option<Value>, object: Value) -> Result<(), Refused> {
+        check(&old.ok_or(Refused::NotFound)?, &object)?;
+        self.store(kind, key, object);
+        Ok(())
+    }
+
     fn apply(&mut self, write: Write) -> Result<(), Refused> {
         let (kind, key) = (write.target.kind, write.target.key);
         let id = (kind.clone(), key.clone());
         let old = self.objects.get(&id).cloned();
         match write.verb {
-            Verb::Create(mut object) => {
+            Verb::Create(object) => {
+                let mut object = object.value();
                 let key = if key.name.is_empty() { self.name(&key, &mut object) } else { key };
                 if self.objects.contains_key(&(kind.clone(), key.clone())) {
                     return Err(Refused::Exists);
                 }
                 self.store(&kind, &key, object);
             }
-            Verb::Replace(object) | Verb::ReplaceSubresource(_, object) => {
-                let old = old.ok_or(Refused::NotFound)?;
-                check(&old, &object)?;
-                self.store(&kind, &key, object);
-            }
+            Verb::Replace(object) => self.replace(&kind, &key, old, object.value())?,
+            Verb::ReplaceSubresource(_, object) => self.replace(&kind, &key, old, object)?,
             Verb::ReplaceStatus(object) => {
+                let object = object.value();
                 let mut old = old.ok_or(Refused::NotFound)?;
                 check(&old, &object)?;
                 old["status"] = object["status"].clone();

@@ -187,7 +187,7 @@ fn decided(strategy: &Value, nodes: &str) -> Vec<Write> {
         decide(&Observed { set: &set, pods, nodes, revisions, is_taken: &|_| false, pause: &|_| None, now })
     };
     let Verb::Create(revision) = decide(&[], &[], Vec::new()).writes.remove(0).verb else { panic!("no revision") };
-    let revision: ControllerRevision = serde_json::from_value(revision).unwrap();
+    let revision: ControllerRevision = serde_json::from_value(revision.value()).unwrap();
     let hash = revision.labels()["controller-revision-hash"].clone();
     let (mut all, mut pods) = (Vec::new(), Vec::new());
     for (number, word) in nodes.split(' ').enumerate() {
@@ -225,7 +225,7 @@ fn renewed(strategy: &Value, nodes: &str) -> String {
         .into_iter()
         .filter_map(|write| match write.verb {
             Verb::Create(pod) => {
-                let pod: Pod = serde_json::from_value(pod).unwrap();
+                let pod: Pod = serde_json::from_value(pod.value()).unwrap();
                 Some(format!("{}+", placement::target(&pod).unwrap()))
             }
             Verb::Delete { .. } => {
@@ -290,6 +290,7 @@ fn nodes_are_renewed_as_upstream_does() {
 fn a_node_counts_as_its_oldest_pod() {
     let check = |strategy: &Value, nodes: &str, expected: [i32; 6]| {
         let Verb::ReplaceStatus(set) = decided(strategy, nodes).remove(0).verb else { panic!("{nodes}") };
+        let set = set.value();
         let fields = [
             "desiredNumberScheduled",
             "currentNumberScheduled",

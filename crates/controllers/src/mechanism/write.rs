@@ -39,10 +39,10 @@ pub struct Write {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verb {
-    Create(Value),
+    Create(Object),
     /// The whole object, at the revision that it names.
-    Replace(Value),
-    ReplaceStatus(Value),
+    Replace(Object),
+    ReplaceStatus(Object),
     /// A JSON merge patch.
     Patch(Value),
     PatchStatus(Value),
@@ -54,6 +54,23 @@ pub enum Verb {
     },
     /// `PUT` of another subresource.
     ReplaceSubresource(&'static str, Value),
+}
+
+/// A whole object as it is sent. It is written down once: as a tree of values it would cost more than all else about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object(String);
+
+impl Object {
+    fn of<K: Serialize>(object: &K) -> Object {
+        // k8s-openapi's types serialise themselves with apiVersion and kind; maps with string keys cannot fail.
+        Object(serde_json::to_string(object).unwrap_or_default())
+    }
+
+    /// To look into it.
+    #[cfg(test)]
+    pub fn value(&self) -> Value {
+        serde_json::from_str(&self.0).unwrap()
+    }
 }
 
 /// What happens to an object's dependents when it is deleted.
@@ -82,15 +99,15 @@ pub struct Awaited {
 
 impl Write {
     pub fn create<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Write {
-        Write::new(object, Verb::Create(body(object)))
+        Write::new(object, Verb::Create(Object::of(object)))
     }
 
     pub fn replace<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Write {
-        Write::new(object, Verb::Replace(body(object)))
+        Write::new(object, Verb::Replace(Object::of(object)))
     }
 
     pub fn replace_status<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Write {
-        Write::new(object, Verb::ReplaceStatus(body(object)))
+        Write::new(object, Verb::ReplaceStatus(Object::of(object)))
     }
 
     pub fn patch<K: Resource<DynamicType = ()>>(object: &K, patch: Value) -> Write {
@@ -162,11 +179,6 @@ impl fmt::Display for Write {
         };
         write!(f, "{verb} {} {}", self.target.kind, self.target.key)
     }
-}
-
-fn body<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Value {
-    // k8s-openapi's types serialise themselves with apiVersion and kind; maps with string keys cannot fail.
-    serde_json::to_value(object).unwrap_or_default()
 }
 
 /// Carries writes out in their order, runs of alike ones together. Stops after the first run in which one failed.
@@ -270,13 +282,13 @@ fn request(write: &Write) -> Result<http::Request<Vec<u8>>, kube::core::request:
     let to = Request::new(&write.target.path);
     let name = write.target.key.name.as_str();
     let post = PostParams::default();
-    let bytes = |value: &Value| value.to_string().into_bytes();
+    let bytes = |object: &Object| object.0.clone().into_bytes();
     match &write.verb {
         Verb::Create(object) => to.create(&post, bytes(object)),
         Verb::Replace(object) => to.replace(name, &post, bytes(object)),
         Verb::ReplaceStatus(object) => to.replace_subresource("status", name, &post, bytes(object)),
         Verb::ReplaceSubresource(subresource, object) => {
-            to.replace_subresource(subresource, name, &post, bytes(object))
+            to.replace_subresource(subresource, name, &post, object.to_string().into_bytes())
         }
         Verb::Patch(patch) => to.patch(name, &PatchParams::default(), &Patch::Merge(patch)),
         Verb::PatchStatus(patch) => to.patch_subresource("status", name, &PatchParams::default(), &Patch::Merge(patch)),

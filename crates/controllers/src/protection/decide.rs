@@ -94,7 +94,7 @@ mod tests {
     fn written(claim: &PersistentVolumeClaim, in_use: bool) -> Option<Value> {
         let writes = decide(claim, CLAIM, in_use);
         writes.first().map(|write| match &write.verb {
-            Verb::Replace(object) => object["metadata"]["finalizers"].clone(),
+            Verb::Replace(object) => object.value()["metadata"]["finalizers"].clone(),
             other => panic!("{other:?}"),
         })
     }
