@@ -122,7 +122,9 @@ impl Renderer {
             (Shape::Whole, Media::Json) => {
                 let kind = format!("{}List", self.kind.kind);
                 let api_version = object::api_version(self.kind);
-                return json_list(&kind, &api_version, entries, meta, |stored, out| object::write_item(self.kind, stored, out));
+                return json_list(&kind, &api_version, entries, meta, |stored, out| {
+                    object::write_item(self.kind, stored, out)
+                });
             }
             (Shape::Partial, Media::Json) if self.kind.alias.is_none() => {
                 return json_list("PartialObjectMetadataList", self.form.meta, entries, meta, |stored, out| {

@@ -212,8 +212,22 @@ mod tests {
         });
         let bytes = object.to_string();
         let pointers = [
-            "/metadata/name", "/metadata/labels", "/metadata/list/0", "/metadata/none/x", "/spec/nodeName", "/spec/flag", "/spec/nothing",
-            "/spec/nothing/x", "/spec/flag/x", "/spec/count/x", "/spec/count", "/spec/text/x", "/status/podIP", "/podIP", "/spec", "/none",
+            "/metadata/name",
+            "/metadata/labels",
+            "/metadata/list/0",
+            "/metadata/none/x",
+            "/spec/nodeName",
+            "/spec/flag",
+            "/spec/nothing",
+            "/spec/nothing/x",
+            "/spec/flag/x",
+            "/spec/count/x",
+            "/spec/count",
+            "/spec/text/x",
+            "/status/podIP",
+            "/podIP",
+            "/spec",
+            "/none",
         ];
         for pointer in pointers {
             let mut deserializer = serde_json::Deserializer::from_slice(bytes.as_bytes());

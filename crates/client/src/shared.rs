@@ -287,13 +287,9 @@ mod tests {
     use super::*;
 
     /// A type of its own for each test: a process has one table for each.
-    macro_rules! kind {
-        () => {
-            #[derive(Debug, Deserialize)]
-            struct Kind {
-                number: u32,
-            }
-        };
+    #[derive(Debug, Deserialize)]
+    struct Numbered<const TEST: usize> {
+        number: u32,
     }
 
     fn text(number: u32) -> String {
@@ -309,7 +305,7 @@ mod tests {
 
     #[test]
     fn what_two_are_told_in_the_same_words_is_one_object() {
-        kind!();
+        type Kind = Numbered<1>;
         let _both = [0, 1].map(|_| Follower::new(Table::<Kind>::of_process()));
         let (one, other) = (event::<Kind>(&text(1)), event::<Kind>(&text(1)));
         assert!(Arc::ptr_eq(&one, &other));
@@ -324,7 +320,7 @@ mod tests {
 
     #[test]
     fn who_is_alone_reads_straight_and_leaves_nothing() {
-        kind!();
+        type Kind = Numbered<2>;
         let table = Table::<Kind>::of_process();
         let alone = Follower::new(Arc::clone(&table));
         assert!(!Arc::ptr_eq(&event::<Kind>(&text(1)), &event::<Kind>(&text(1))));
@@ -340,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_follower_that_is_behind_finds_what_another_has_let_go() {
-        kind!();
+        type Kind = Numbered<3>;
         let _both = [0, 1].map(|_| Follower::new(Table::<Kind>::of_process()));
         let first = Arc::downgrade(&event::<Kind>(&text(0)));
         for number in 1..u32::try_from(LATEST).unwrap() {
@@ -354,7 +350,7 @@ mod tests {
 
     #[test]
     fn what_nobody_holds_is_forgotten_and_what_is_held_is_found() {
-        kind!();
+        type Kind = Numbered<4>;
         let table = Table::<Kind>::of_process();
         let _both = [0, 1].map(|_| Follower::new(Arc::clone(&table)));
         let held = event::<Kind>(&text(u32::MAX));
@@ -369,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_text_that_cannot_be_read_is_refused_each_time() {
-        kind!();
+        type Kind = Numbered<5>;
         let _both = [0, 1].map(|_| Follower::new(Table::<Kind>::of_process()));
         let wrong = r#"{"type":"MODIFIED","object":{"number":"many"}}"#;
         for _ in 0..2 {
@@ -380,7 +376,7 @@ mod tests {
 
     #[test]
     fn many_who_read_at_the_same_time_get_one_object() {
-        kind!();
+        type Kind = Numbered<6>;
         let _both = [0, 1].map(|_| Follower::new(Table::<Kind>::of_process()));
         for number in 0..200 {
             let text = text(number);

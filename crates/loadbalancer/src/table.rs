@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use client::{Key, Object, Shared};
 use futures::StreamExt;
-use kube::runtime::watcher::{self, Event};
 use kube::Api;
+use kube::runtime::watcher::{self, Event};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
