@@ -172,13 +172,9 @@ mod tests {
     use super::*;
 
     /// A type of its own for each test: a process has one table for each.
-    macro_rules! kind {
-        () => {
-            #[derive(Debug, PartialEq, Deserialize)]
-            struct Kind {
-                number: u32,
-            }
-        };
+    #[derive(Debug, Deserialize)]
+    struct Numbered<const TEST: usize> {
+        number: u32,
     }
 
     fn text(number: u32) -> String {
@@ -191,7 +187,7 @@ mod tests {
 
     #[test]
     fn what_two_are_told_in_the_same_words_is_one_object() {
-        kind!();
+        type Kind = Numbered<1>;
         let both = both::<Kind>();
         let (one, other) = (both[0].read(&text(1)).unwrap(), both[1].read(&text(1)).unwrap());
         assert!(Arc::ptr_eq(&one, &other));
@@ -201,7 +197,7 @@ mod tests {
 
     #[test]
     fn who_is_alone_reads_straight_and_leaves_nothing() {
-        kind!();
+        type Kind = Numbered<2>;
         let table = Table::<Kind>::of_process();
         let alone = Follower::<Kind>::new();
         assert!(!Arc::ptr_eq(&alone.read(&text(1)).unwrap(), &alone.read(&text(1)).unwrap()));
@@ -217,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_follower_that_is_behind_finds_what_another_has_let_go() {
-        kind!();
+        type Kind = Numbered<3>;
         let both = both::<Kind>();
         let first = Arc::downgrade(&both[0].read(&text(0)).unwrap());
         for number in 1..u32::try_from(LATEST).unwrap() {
@@ -231,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_nobody_holds_is_forgotten_and_what_is_held_is_found() {
-        kind!();
+        type Kind = Numbered<4>;
         let table = Table::<Kind>::of_process();
         let both = both::<Kind>();
         let held = both[0].read(&text(u32::MAX)).unwrap();
@@ -246,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_text_that_cannot_be_read_is_refused_each_time() {
-        kind!();
+        type Kind = Numbered<5>;
         let both = both::<Kind>();
         for follower in &both {
             let error = follower.read(r#"{"number":"many"}"#).unwrap_err();
@@ -256,7 +252,7 @@ mod tests {
 
     #[test]
     fn many_who_read_at_the_same_time_get_one_object() {
-        kind!();
+        type Kind = Numbered<6>;
         let both = both::<Kind>();
         for number in 0..200 {
             let text = text(number);
