@@ -1,11 +1,11 @@
 //! The changes of one kind, as a follower hears of them.
 //!
-//! kube-rs keeps the watch alive (back-off, relist after 410). Each follower has its own client, its own rights and its own watch, as if it were
-//! alone; the watch carries texts and knows nothing of their kind, so that it is built once for all of them (it was a tenth of the program),
-//! and what a text says is read beside it, once for all in the process who are told it in the same words (`shared`).
+//! kube-rs keeps the watch alive (back-off, relist after 410). The watch carries texts and knows nothing of their kind, so that it is built once
+//! for all of them (before, it was an eighth of the program); what a text says is read beside it.
 
 use std::borrow::Cow;
 use std::fmt::{self, Debug};
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
@@ -17,26 +17,29 @@ use kube::core::{ApiResource, DynamicResourceScope};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource};
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
+use serde_json::Value;
 
 use crate::Object;
-use crate::shared::Follower;
+
+/// What serde_json calls a value that is to be left as it is written (its `RawValue`, feature `raw_value`).
+const AS_WRITTEN: &str = "$serde_json::private::RawValue";
 
 /// Follows what `api` and `config` select: faults are told and ridden out. An object that cannot be read is a fault, and is left out.
 pub fn follow<K: Object>(api: Api<K>, config: watcher::Config) -> Following<K> {
-    Following { events: texts(&api, config), follower: Follower::new() }
+    Following { events: texts(&api, config), kind: PhantomData }
 }
 
-/// The events of a kind; objects may be shared with other followers in this process.
-pub struct Following<K: Object> {
+/// The events of a kind.
+pub struct Following<K> {
     events: Texts,
-    follower: Follower<K>,
+    kind: PhantomData<fn() -> K>,
 }
 
 type Texts = BoxStream<'static, watcher::Result<Event<Document>>>;
 
-impl<K: Object> Debug for Following<K> {
+impl<K> Debug for Following<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Following").finish_non_exhaustive()
     }
@@ -48,10 +51,9 @@ impl<K: Object> Stream for Following<K> {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let event = ready!(self.events.poll_next_unpin(cx));
         Poll::Ready(event.map(|event| {
-            let read = |document: Document| {
-                self.follower
-                    .read(document.text.get())
-                    .map_err(|fault| watcher::Error::WatchFailed(kube::Error::SerdeError(fault)))
+            let read = |document: Document| match serde_json::from_str(&document.text) {
+                Ok(object) => Ok(Arc::new(object)),
+                Err(fault) => Err(watcher::Error::WatchFailed(kube::Error::SerdeError(fault))),
             };
             Ok(match event? {
                 Event::Apply(document) => Event::Apply(read(document)?),
@@ -81,7 +83,7 @@ fn watch(api: Api<Document>, config: watcher::Config) -> Texts {
 /// An object of any kind, as it came.
 #[derive(Debug, Clone)]
 struct Document {
-    text: Box<RawValue>,
+    text: String,
     /// The watch asks for the revision of what changed, and of nothing that was listed.
     version: OnceLock<ObjectMeta>,
 }
@@ -98,10 +100,32 @@ struct Version {
     resource_version: Option<String>,
 }
 
-/// From JSON only, and from a watch's event only after its type, which every API server writes first.
 impl<'de> Deserialize<'de> for Document {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Document { text: Box::deserialize(deserializer)?, version: OnceLock::new() })
+        let text = deserializer.deserialize_newtype_struct(AS_WRITTEN, Text)?;
+        Ok(Document { text, version: OnceLock::new() })
+    }
+}
+
+/// A text from one of the two forms in which an object comes.
+struct Text;
+
+impl<'de> Visitor<'de> for Text {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    /// As serde_json gives what is left as it is written: one field with the text.
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<String, A::Error> {
+        map.next_key::<String>()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
+        map.next_value()
+    }
+
+    /// An event whose type comes after its object was read before anyone could say how. Kubernetes writes the type first.
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, read: D) -> Result<String, D::Error> {
+        Value::deserialize(read).map(|value| value.to_string())
     }
 }
 
@@ -133,7 +157,7 @@ impl Resource for Document {
     fn meta(&self) -> &ObjectMeta {
         self.version.get_or_init(|| {
             // One without a revision is refused by the watch.
-            let head: Head = serde_json::from_str(self.text.get()).unwrap_or_default();
+            let head: Head = serde_json::from_str(&self.text).unwrap_or_default();
             ObjectMeta { resource_version: head.metadata.resource_version, ..ObjectMeta::default() }
         })
     }
@@ -159,17 +183,30 @@ mod tests {
     const TEXT: &str =
         r#"{"spec":{"resourceVersion":"1"},"metadata":{"name":"web","resourceVersion":"7"},"more":[{}]}"#;
 
+    fn told(event: &str) -> Document {
+        let event = serde_json::from_str(event).unwrap();
+        let WatchEvent::<Document>::Modified(document) = event else { panic!("{event:?}") };
+        document
+    }
+
     #[test]
     fn an_object_is_its_text_and_its_revision_in_events_and_in_lists() {
-        let event = serde_json::from_str(&format!(r#"{{"type":"MODIFIED","object":{TEXT}}}"#)).unwrap();
-        let WatchEvent::<Document>::Modified(told) = event else { panic!("{event:?}") };
+        let event = told(&format!(r#"{{"type":"MODIFIED","object":{TEXT}}}"#));
         let list = format!(r#"{{"metadata":{{"resourceVersion":"9"}},"items":[{TEXT}]}}"#);
         let list: ObjectList<Document> = serde_json::from_str(&list).unwrap();
-        for mut document in [told, list.items[0].clone()] {
-            assert_eq!((document.text.get(), document.resource_version().as_deref()), (TEXT, Some("7")));
+        for mut document in [event, list.items[0].clone()] {
+            assert_eq!((document.text.as_str(), document.resource_version().as_deref()), (TEXT, Some("7")));
             document.meta_mut().resource_version = Some("8".to_owned());
             assert_eq!(document.resource_version().as_deref(), Some("8"));
         }
+    }
+
+    #[test]
+    fn an_event_may_tell_its_type_last() {
+        let document = told(&format!(r#"{{"object":{TEXT},"type":"MODIFIED"}}"#));
+        let (read, meant): (Value, Value) =
+            (serde_json::from_str(&document.text).unwrap(), serde_json::from_str(TEXT).unwrap());
+        assert_eq!((read, document.resource_version().as_deref()), (meant, Some("7")));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Two transports carry the same HTTP: TLS to any API server ([`from_kubeconfig`]), or a call into an API server in this process
 //! ([`in_process`]). No component can tell which it has; neither brings `managedFields`. [`follow`] tells the changes of one kind, and [`Watched`]
-//! keeps a copy of it that follows the server, with changes in order. Who follows the same in one process shares the objects.
+//! keeps a copy of it that follows the server, with changes in order.
 #![forbid(unsafe_code)]
 
 pub mod drain;
@@ -11,7 +11,6 @@ pub mod events;
 mod follow;
 mod lean;
 mod link;
-mod shared;
 mod watched;
 
 use std::path::{Path, PathBuf};

@@ -1,8 +1,7 @@
 //! One kind, followed: a local copy of what the API server holds, and its changes in order.
 //!
-//! Objects are shared with other followers in the process ([`follow`]).
-//! What is added here is what a controller needs beside it: an object that vanished while the watch was down is reported as deleted, and a
-//! late subscriber is told all that is there before it hears of changes.
+//! What is added here to [`follow`] is what a controller needs beside it: an object that vanished while the watch was down is reported as
+//! deleted, and a late subscriber is told all that is there before it hears of changes.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};

@@ -1,4 +1,4 @@
-//! Several followers of one kind in one process, each with its own client of a real API server: none loses a change, and all hold one object.
+//! Several followers of one kind in one process, each with its own client of a real API server: none loses a change.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -86,7 +86,7 @@ async fn told(changes: &mut UnboundedReceiver<Change<ConfigMap>>, until: u64) ->
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn followers_lose_no_change_and_hold_one_object() {
+async fn followers_lose_no_change_however_slow_or_late_they_are() {
     let (lab, end) = (Lab::new().await, CancellationToken::new());
     lab.create("a").await;
     let first = lab.follow(watcher::Config::default(), &end);
@@ -118,12 +118,9 @@ async fn followers_lose_no_change_and_hold_one_object() {
     let next = lab.change("a", json!({"data": {"count": "later"}})).await;
     assert_eq!(told(&mut late, next).await, ["a=600", "b=599", "synced", "a=later"]);
     assert_eq!(told(&mut slow, next).await, ["a=later"]);
-    let (one, other) = (first.get(&key).unwrap(), second.get(&key).unwrap());
-    assert_eq!(count(&one), "later");
-    assert!(Arc::ptr_eq(&one, &other), "each has read it for himself");
     // When nobody follows any more, nothing is kept.
-    let held = Arc::downgrade(&one);
-    drop((one, other, slow, late));
+    let held = Arc::downgrade(&first.get(&key).unwrap());
+    drop((slow, late));
     end.cancel();
     drop((first, second));
     within("the end", async {
