@@ -66,11 +66,16 @@ impl Renderer {
 
     /// One object, as it is stored.
     pub(crate) fn stored(&self, bytes: &[u8]) -> Outcome<Bytes> {
-        let mut out = Vec::with_capacity(bytes.len() + 64);
+        let mut out = Vec::with_capacity(self.room(bytes));
         if self.write_stored(bytes, &mut out)? {
             return Ok(out.into());
         }
         self.object(&object::decode(self.kind, bytes)?)
+    }
+
+    /// How much room one object takes at most; of a small part of it, more or less. What is kept for a slow reader keeps the room it was given.
+    pub(crate) fn room(&self, stored: &[u8]) -> usize {
+        if self.form.shape == Shape::Whole { stored.len() + 96 } else { 512 }
     }
 
     /// Appends an object without reading it, where its form is made of stored bytes; false if it is not.
@@ -117,17 +122,18 @@ impl Renderer {
 
     /// A list of stored objects.
     pub(crate) fn list(&self, entries: &[Entry], meta: &ListMeta) -> Outcome<Bytes> {
+        let room = entries.iter().map(|entry| self.room(&entry.value)).sum();
         let decoded = || entries.iter().map(|entry| object::decode(self.kind, &entry.value));
         let value = match (self.form.shape, self.form.media) {
             (Shape::Whole, Media::Json) => {
                 let kind = format!("{}List", self.kind.kind);
                 let api_version = object::api_version(self.kind);
-                return json_list(&kind, &api_version, entries, meta, |stored, out| {
+                return json_list(&kind, &api_version, entries, meta, room, |stored, out| {
                     object::write_item(self.kind, stored, out)
                 });
             }
             (Shape::Partial, Media::Json) if self.kind.alias.is_none() => {
-                return json_list("PartialObjectMetadataList", self.form.meta, entries, meta, |stored, out| {
+                return json_list("PartialObjectMetadataList", self.form.meta, entries, meta, room, |stored, out| {
                     self.write_stored(stored, out).map(drop)
                 });
             }
@@ -208,10 +214,10 @@ fn json_list(
     api_version: &str,
     entries: &[Entry],
     meta: &ListMeta,
+    room: usize,
     write: impl Fn(&[u8], &mut Vec<u8>) -> Outcome<()>,
 ) -> Outcome<Bytes> {
-    let size: usize = entries.iter().map(|entry| entry.value.len() + 1).sum();
-    let mut out = Vec::with_capacity(size + 256);
+    let mut out = Vec::with_capacity(room + 256);
     let head = format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":"#);
     out.extend_from_slice(head.as_bytes());
     object::write_json(&meta.to_value(), &mut out);

@@ -260,7 +260,7 @@ impl Watching {
     }
 
     fn push(&mut self, r#type: &'static str, stored: &[u8]) -> Outcome<()> {
-        let mut out = Vec::with_capacity(stored.len() + 96);
+        let mut out = Vec::with_capacity(self.renderer.room(stored));
         out.extend_from_slice(format!(r#"{{"type":"{type}","object":"#).as_bytes());
         if !self.renderer.write_stored(stored, &mut out)? {
             return self.push_value(r#type, &object::decode(self.kind, stored)?);
