@@ -60,7 +60,9 @@ impl Workers {
     /// Says something to a pod's worker; a worker that has ended is forgotten.
     fn tell(&self, uid: &str, note: Note) {
         let mut all = self.lock();
-        if all.get(uid).is_some_and(|handle| handle.notes.send(note).is_err()) {
+        let Some(handle) = all.get_mut(uid) else { return };
+        handle.gone |= matches!(note, Note::Gone);
+        if handle.notes.send(note).is_err() {
             all.remove(uid);
         }
     }
@@ -264,9 +266,9 @@ fn refusal<'a>(context: &Context, pod: &Pod, others: impl Iterator<Item = &'a Ha
     Some((refused.reason, format!("Pod was rejected: {}", refused.message)))
 }
 
-/// The pods of those workers that have not ended.
+/// The pods of those workers that have not ended, and that the API still has: as with the kubelet, who is gone takes no room from who comes.
 fn active<'a>(workers: impl Iterator<Item = &'a Handle>) -> Vec<Arc<Pod>> {
-    let views = workers.filter(|handle| !handle.notes.is_closed()).map(Handle::view);
+    let views = workers.filter(|handle| !handle.gone && !handle.notes.is_closed()).map(Handle::view);
     let active = |view: &View| crate::decide::outcome(&view.pod, &view.state).is_none() && view.state.failed.is_none();
     views.filter(active).map(|view| view.pod).collect()
 }

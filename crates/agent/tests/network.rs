@@ -14,6 +14,7 @@ use futures::{SinkExt, StreamExt};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::DeleteParams;
 use serde_json::json;
 use support::{Lab, NODE, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -76,6 +77,21 @@ async fn host_ports_lead_to_their_pod_and_have_one_owner() {
     assert_eq!(ask("127.0.0.1", 8081).as_deref(), Some("local"));
     for name in ["local", "late"] {
         lab.delete(name).await;
+    }
+    lab.nothing_is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_gone_holds_no_host_port() {
+    let lab = Lab::new().await;
+    let spec = json!({"containers": [{"ports": [{"containerPort": 80, "hostPort": 8080}]}]});
+    let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    for n in 0..5 {
+        let name = format!("p{n}");
+        lab.pod(&name, &["serve", "80"], spec.clone()).await;
+        lab.ready(&name).await;
+        // The API forgets it before the node has ended it.
+        lab.api::<Pod>().delete(&name, &at_once).await.unwrap();
     }
     lab.nothing_is_left().await;
 }

@@ -111,6 +111,8 @@ enum Mounting {
 pub(crate) struct Handle {
     pub notes: mpsc::UnboundedSender<Note>,
     pub view: Arc<RwLock<View>>,
+    /// The API has the pod no more. What is left of it is on its way out, and keeps nobody from coming.
+    pub gone: bool,
 }
 
 impl Handle {
@@ -155,7 +157,7 @@ impl Worker {
     pub fn start(node: Arc<Context>, pod: Arc<Pod>, state: PodState) -> Handle {
         let (to_self, notes) = mpsc::unbounded_channel();
         let view = Arc::new(RwLock::new(View { pod: Arc::clone(&pod), state: state.clone() }));
-        let handle = Handle { notes: to_self.clone(), view: Arc::clone(&view) };
+        let handle = Handle { notes: to_self.clone(), view: Arc::clone(&view), gone: false };
         let reporter = Reporter::start(Arc::clone(&node), &pod);
         let (uid, life) = (crate::spec::uid(&pod).to_owned(), node.shutdown.child_token());
         let refresh_at = tokio::time::Instant::now() + REFRESH;
