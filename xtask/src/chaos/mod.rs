@@ -26,6 +26,9 @@ use crate::tools::{self, KUBECTL_NEWEST};
 use faults::FAULTS;
 use world::World;
 
+/// Longer than a client waits for an answer. Who asked while packets were dropped hears of it so much later, and that is not the next fault's doing.
+const ANSWERS_LAST: Duration = Duration::from_millis(3200);
+
 /// Without another word.
 const SOME: usize = 30;
 
@@ -113,6 +116,9 @@ impl Run {
                 println!("{number:>4}  {:<24} VIOLATION: {error:#}", fault.name);
                 self.violations.push(format!("{}: {error:#}", fault.name));
             }
+        }
+        if !fault.control_plane_only {
+            std::thread::sleep(ANSWERS_LAST);
         }
         let lost = world.lost()?.split_off(lost_before.len());
         if fault.control_plane_only && !lost.is_empty() {
