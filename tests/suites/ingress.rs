@@ -66,6 +66,15 @@ fn load(machine: &Machine, url: &str) -> Result<Child> {
     command.spawn().context("no bash")
 }
 
+/// Where an Ingress is served, as its status says.
+fn address(machine: &Machine, ingress: &str) -> Result<String> {
+    until("an address", || {
+        let address = kubectl(machine, &["get", ingress, "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}"])?;
+        ensure!(!address.is_empty());
+        Ok(address)
+    })
+}
+
 #[test]
 fn an_ingress_is_served_on_the_nodes_and_loses_nothing_in_a_rolling_update() -> Result<()> {
     let machine = Machine::new()?;
@@ -76,12 +85,7 @@ fn an_ingress_is_served_on_the_nodes_and_loses_nothing_in_a_rolling_update() -> 
     kubectl(&machine, &["rollout", "status", "deployment/web", "--timeout=90s"])?;
     let class = kubectl(&machine, &["get", "ingress/web", "-o", "jsonpath={.spec.ingressClassName}"])?;
     assert_eq!(class, "portolan");
-    let address = until("an address", || {
-        let path = "jsonpath={.status.loadBalancer.ingress[0].ip}";
-        let address = kubectl(&machine, &["get", "ingress/web", "-o", path])?;
-        ensure!(!address.is_empty());
-        Ok(address)
-    })?;
+    let address = address(&machine, "ingress/web")?;
     let url = format!("http://{address}/");
     until("served", || answers(&machine, &["-H", "Host: web.example", &url]))?;
     answers(&machine, &["-k", "--resolve", &format!("web.example:443:{address}"), "https://web.example/"])?;
@@ -186,12 +190,7 @@ fn websockets_of_foreign_clients_pass_through() -> Result<()> {
     let manifest = ECHO.replace("PORT", &port).replace("ADDRESS", own.trim());
     let manifest = machine.file("echo.yaml", &manifest)?;
     kubectl(&machine, &["apply", "-f", &manifest.to_string_lossy()])?;
-    let address = until("an address", || {
-        let path = "jsonpath={.status.loadBalancer.ingress[0].ip}";
-        let address = kubectl(&machine, &["get", "ingress/echo", "-o", path])?;
-        ensure!(!address.is_empty());
-        Ok(address)
-    })?;
+    let address = address(&machine, "ingress/echo")?;
     until("served", || {
         // `ws` says so to who asks for no upgrade.
         let ask = ["-s", "--noproxy", "*", "-H", "Host: echo.example", &format!("http://{address}/chat")];

@@ -138,7 +138,7 @@ impl Drain {
             return known;
         }
         let end = self.shutdown.child_token();
-        let api = Api::namespaced(self.client.clone(), namespace);
+        let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), namespace);
         let slices = Watched::start(api, watcher::Config::default().labels(MANAGED), end.clone());
         let following = Arc::new(Following { slices, _end: end.drop_guard() });
         all.insert(namespace.to_owned(), Arc::downgrade(&following));

@@ -1,7 +1,6 @@
 //! What every cluster has: made at the start when absent, left alone otherwise.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Mutex;
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -158,9 +157,7 @@ async fn put(
 ) -> Result<(), Error> {
     let Some(kind) = find(group, version, plural) else { return Ok(()) };
     let name = object::name(&object).to_owned();
-    let again = object.clone();
-    let object = Mutex::new(Some(object));
-    let edit = Replace { kind, object, again: move || Ok(again.clone()), may_create: true };
+    let edit = Replace { kind, object, may_create: true };
     match update(server, kind, (namespace, &name), Part::Whole, &edit, &WriteOptions::own()).await {
         Ok(_) => Ok(()),
         Err(fault) => Err(Error::Bootstrap(fault.0.message)),

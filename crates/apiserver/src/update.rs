@@ -1,7 +1,5 @@
 //! update, and everything that is one: patch, status, scale, finalize.
 
-use std::sync::{Mutex, PoisonError};
-
 use api::field::{FieldError, Path};
 use serde_json::Value;
 use store::Transaction;
@@ -84,29 +82,18 @@ impl From<Value> for Edited {
 }
 
 /// A `PUT`: the body replaces the object, and creates it where the kind allows that.
-pub(crate) struct Replace<F> {
+pub(crate) struct Replace {
     pub(crate) kind: &'static Kind,
-    /// What was sent, until it is used.
-    pub(crate) object: Mutex<Option<Value>>,
-    /// The same read again, for the rare case that another writer was quicker.
-    pub(crate) again: F,
+    pub(crate) object: Value,
     pub(crate) may_create: bool,
 }
 
-impl<F: Fn() -> Outcome<Value>> Replace<F> {
-    fn object(&self) -> Outcome<Value> {
-        let first = self.object.lock().unwrap_or_else(PoisonError::into_inner).take();
-        first.map_or_else(&self.again, Ok)
-    }
-}
-
-impl<F: Fn() -> Outcome<Value> + Send + Sync> Edit for Replace<F> {
+impl Edit for Replace {
     /// A `PUT` that names an identity means that very object.
     fn edit(&self, old: &Value) -> Outcome<Edited> {
-        let object = self.object()?;
-        let (given, found) = (object::meta(&object, "uid"), object::meta(old, "uid"));
+        let (given, found) = (object::meta(&self.object, "uid"), object::meta(old, "uid"));
         if given.is_empty() || given == found {
-            return Ok(object.into());
+            return Ok(self.object.clone().into());
         }
         let key = object::upstream_key(self.kind, object::namespace(old), object::name(old));
         let why = format!(
@@ -117,7 +104,7 @@ impl<F: Fn() -> Outcome<Value> + Send + Sync> Edit for Replace<F> {
     }
 
     fn absent(&self) -> Outcome<Option<Value>> {
-        if self.may_create { self.object().map(Some) } else { Ok(None) }
+        Ok(self.may_create.then(|| self.object.clone()))
     }
 
     fn is_sent(&self) -> bool {

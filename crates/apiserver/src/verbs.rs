@@ -1,6 +1,6 @@
 //! Verbs: from method and path to the function that carries them out.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use api::status::Status;
@@ -212,12 +212,8 @@ impl Call {
         let options = self.options()?;
         let (object, warnings) = self.given(&options)?;
         let may_create = self.kind.create_on_update && part == Part::Whole;
-        let object = Mutex::new(Some(object));
-        let written = {
-            let again = || self.given(&options).map(|(object, _)| object);
-            let edit = Replace { kind: self.kind, object, again, may_create };
-            update(&self.server, self.kind, (&self.namespace, name), part, &edit, &options).await?
-        };
+        let edit = Replace { kind: self.kind, object, may_create };
+        let written = update(&self.server, self.kind, (&self.namespace, name), part, &edit, &options).await?;
         self.written(written, warnings)
     }
 

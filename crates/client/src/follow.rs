@@ -73,10 +73,11 @@ fn texts<K: Object>(api: &Api<K>, config: watcher::Config) -> Texts {
         Some(namespace) => Api::namespaced_with(client, namespace, &kind),
         None => Api::all_with(client, &kind),
     };
-    watch(api, config)
+    watched(api, config)
 }
 
-fn watch(api: Api<Document>, config: watcher::Config) -> Texts {
+/// Apart from [`texts`], because it is the same for every kind.
+fn watched(api: Api<Document>, config: watcher::Config) -> Texts {
     watcher::watcher(api, config).default_backoff().boxed()
 }
 
@@ -163,12 +164,10 @@ impl Resource for Document {
     }
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
-        let read = self.meta().clone();
-        self.version = OnceLock::new();
-        let _ = self.version.set(read);
+        self.meta();
         match self.version.get_mut() {
             Some(meta) => meta,
-            None => unreachable!("it was set"),
+            None => unreachable!("it has been read"),
         }
     }
 }

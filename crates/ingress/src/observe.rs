@@ -56,7 +56,7 @@ pub(crate) struct Observer {
 }
 
 fn changes<K: Object>(client: &kube::Client, shutdown: &CancellationToken) -> UnboundedReceiver<Change<K>> {
-    Watched::start(Api::all(client.clone()), watcher::Config::default(), shutdown.clone()).changes()
+    Watched::start(Api::<K>::all(client.clone()), watcher::Config::default(), shutdown.clone()).changes()
 }
 
 impl Observer {

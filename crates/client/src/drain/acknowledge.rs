@@ -57,7 +57,8 @@ pub async fn acknowledge<T>(
     revision: fn(&T) -> u64,
     shutdown: CancellationToken,
 ) {
-    let waiting = Watched::start(Api::namespaced(client.clone(), NAMESPACE), of_role(WAITS), shutdown.clone());
+    let api: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);
+    let waiting = Watched::start(api, of_role(WAITS), shutdown.clone());
     let mut speaker = Speaker { who, client, published: None, owner: None, refused: false };
     shutdown.run_until_cancelled(speaker.speak(waiting, applied, revision)).await;
     if speaker.who.end == End::Silence {

@@ -59,8 +59,8 @@ impl fmt::Debug for Drains {
 impl Drains {
     /// Starts to listen; writes the node's Lease once, so that everyone knows that somebody may wait here.
     pub fn start(client: Client, node: &str, shutdown: &CancellationToken) -> Drains {
-        let api: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);
-        let said = Watched::start(Api::namespaced(client, NAMESPACE), of_role(ACKNOWLEDGES), shutdown.clone());
+        let api: Api<Lease> = Api::namespaced(client, NAMESPACE);
+        let said = Watched::start(api.clone(), of_role(ACKNOWLEDGES), shutdown.clone());
         let (asks, asked) = watch::channel(Asks::new());
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(ask(api, node.to_owned(), asked)));
         Drains { said, asks, late: Arc::default() }
