@@ -1,8 +1,9 @@
 //! Two hundred Services over a hundred pods on three nodes. Each selects twenty pods, each pod belongs to forty Services, and all of it comes
 //! and goes: endpoints converge to what selectors and readiness define, and how long they are out of date is measured and told.
 //!
-//! `PORTOLAN_TEST_CHURN` says for how many seconds things come and go (15 without it). Times decide nothing here: they are told beside the
-//! result, by when an observer of both, outside of the cluster's process, heard of a pod's change and of the slice that says the same.
+//! `PORTOLAN_TEST_CHURN` says for how many seconds things come and go (15 without it), `PORTOLAN_TEST_PACE` how many milliseconds lie between
+//! one disturbance and the next (none without it: the machine is kept busy). Times decide nothing here: they are told beside the result, by
+//! when an observer of both, outside of the cluster's process, heard of a pod's change and of the slice that says the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -330,7 +331,9 @@ fn watch(cluster: &Cluster, path: &str, tell: Sender<(Instant, String)>) -> Resu
 
 #[test]
 fn two_hundred_services_follow_a_hundred_pods() -> Result<()> {
-    let seconds = std::env::var("PORTOLAN_TEST_CHURN").ok().and_then(|text| text.parse().ok()).unwrap_or(15);
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seconds = number("PORTOLAN_TEST_CHURN").unwrap_or(15);
+    let pace = Duration::from_millis(number("PORTOLAN_TEST_PACE").unwrap_or(0));
     let cluster = Cluster::up()?;
     cluster.settled()?;
     let mut observer = Observer::start(&cluster)?;
@@ -344,7 +347,9 @@ fn two_hundred_services_follow_a_hundred_pods() -> Result<()> {
     observer.early = 0;
     let (began, mut rounds) = (Instant::now(), 0);
     while began.elapsed() < Duration::from_secs(seconds) {
+        let next = Instant::now() + pace;
         cluster.disturb(rounds)?;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
         observer.listen()?;
         rounds += 1;
     }

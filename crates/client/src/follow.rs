@@ -1,8 +1,10 @@
 //! The changes of one kind, as a follower hears of them.
 //!
 //! kube-rs keeps the watch alive (back-off, relist after 410). The watch carries texts and knows nothing of their kind, so that it is built once
-//! for all of them (before, it was an eighth of the program); what a text says is read beside it.
+//! for all of them (before, it was an eighth of the program); what a text says is read beside it: at once where few have come, and where many
+//! have, in parts on other cores, while the next ones are fetched.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
@@ -10,7 +12,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{ApiResource, DynamicResourceScope};
@@ -28,16 +30,19 @@ const AS_WRITTEN: &str = "$serde_json::private::RawValue";
 
 /// Follows what `api` and `config` select: faults are told and ridden out. An object that cannot be read is a fault, and is left out.
 pub fn follow<K: Object>(api: Api<K>, config: watcher::Config) -> Following<K> {
-    Following { events: texts(&api, config), kind: PhantomData }
+    Following { events: objects(texts(&api, config), read::<K>), kind: PhantomData }
 }
 
 /// The events of a kind.
 pub struct Following<K> {
-    events: Texts,
+    events: Objects,
     kind: PhantomData<fn() -> K>,
 }
 
 type Texts = BoxStream<'static, watcher::Result<Event<Document>>>;
+type Objects = BoxStream<'static, watcher::Result<Event<Whole>>>;
+/// An object of the kind that is followed.
+type Whole = Arc<dyn Any + Send + Sync>;
 
 impl<K> Debug for Following<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,19 +56,56 @@ impl<K: Object> Stream for Following<K> {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let event = ready!(self.events.poll_next_unpin(cx));
         Poll::Ready(event.map(|event| {
-            let read = |document: Document| match serde_json::from_str(&document.text) {
-                Ok(object) => Ok(Arc::new(object)),
-                Err(fault) => Err(watcher::Error::WatchFailed(kube::Error::SerdeError(fault))),
-            };
-            Ok(match event? {
-                Event::Apply(document) => Event::Apply(read(document)?),
-                Event::Delete(document) => Event::Delete(read(document)?),
-                Event::Init => Event::Init,
-                Event::InitApply(document) => Event::InitApply(read(document)?),
-                Event::InitDone => Event::InitDone,
+            each(event?, |object| match object.downcast() {
+                Ok(object) => Ok(object),
+                Err(_) => unreachable!("`read` made it for this kind"),
             })
         }))
     }
+}
+
+/// Many texts are read together by one task, but not so many that the rest of the cores wait for it.
+const TOGETHER: usize = 128;
+/// How many such tasks are at work at once for one kind.
+const TASKS: usize = 4;
+/// So few are read sooner than a task is begun.
+const FEW: usize = 8;
+
+fn read<K: Object>(text: &str) -> serde_json::Result<Whole> {
+    Ok(Arc::new(serde_json::from_str::<K>(text)?))
+}
+
+/// In the order of the texts. Apart from [`follow`], because it is the same for every kind.
+fn objects(texts: Texts, read: fn(&str) -> serde_json::Result<Whole>) -> Objects {
+    let read = move |event: watcher::Result<Event<Document>>| {
+        each(event?, |document| {
+            read(&document.text).map_err(|fault| watcher::Error::WatchFailed(kube::Error::SerdeError(fault)))
+        })
+    };
+    let parts = texts.ready_chunks(TOGETHER).map(move |part| {
+        let many = part.len() > FEW;
+        let read = async move { part.into_iter().map(read).collect::<Vec<_>>() };
+        async move {
+            if !many {
+                return read.await;
+            }
+            // A task that was ended is one of a runtime that ends.
+            let failed = |ended| vec![Err(watcher::Error::WatchFailed(kube::Error::Service(Box::new(ended))))];
+            tokio::spawn(read).await.unwrap_or_else(failed)
+        }
+    });
+    parts.buffered(TASKS).flat_map(stream::iter).boxed()
+}
+
+/// The same event, of what `change` makes of its object.
+fn each<A, B>(event: Event<A>, change: impl FnOnce(A) -> watcher::Result<B>) -> watcher::Result<Event<B>> {
+    Ok(match event {
+        Event::Apply(object) => Event::Apply(change(object)?),
+        Event::Delete(object) => Event::Delete(change(object)?),
+        Event::Init => Event::Init,
+        Event::InitApply(object) => Event::InitApply(change(object)?),
+        Event::InitDone => Event::InitDone,
+    })
 }
 
 fn texts<K: Object>(api: &Api<K>, config: watcher::Config) -> Texts {

@@ -166,14 +166,16 @@ impl<K: Object> Watched<K> {
 }
 
 async fn take<K: Object>(mut events: Following<K>, shared: Arc<Inner<K>>) {
+    // While nothing is known, nothing can be missing from a list: it is told as it comes, and subscribers work while the rest is fetched.
     let mut listing: Option<BTreeMap<Key, Arc<K>>> = None;
     while let Some(event) = events.next().await {
         match event {
-            Ok(Event::Init) => listing = Some(BTreeMap::new()),
-            Ok(Event::InitApply(object)) => {
-                listing.get_or_insert_default().insert(Key::of(&*object), object);
-            }
-            Ok(Event::InitDone) => replace(&shared, listing.take().unwrap_or_default()),
+            Ok(Event::Init) => listing = (!shared.read().objects.is_empty()).then(BTreeMap::new),
+            Ok(Event::InitApply(object)) => match &mut listing {
+                Some(listing) => drop(listing.insert(Key::of(&*object), object)),
+                None => apply(&mut shared.write(), Key::of(&*object), object),
+            },
+            Ok(Event::InitDone) => listed(&shared, listing.take()),
             Ok(Event::Apply(object)) => apply(&mut shared.write(), Key::of(&*object), object),
             Ok(Event::Delete(object)) => delete(&mut shared.write(), &Key::of(&*object), Some(object)),
             Err(error) => log_fault::<K>(&error),
@@ -197,20 +199,27 @@ fn log_fault<K: Object>(error: &watcher::Error) {
     }
 }
 
-fn replace<K: Object>(shared: &Inner<K>, listed: BTreeMap<Key, Arc<K>>) {
+/// A list has come to its end, and what of it has not been told yet is told.
+fn listed<K: Object>(shared: &Inner<K>, list: Option<BTreeMap<Key, Arc<K>>>) {
     let mut state = shared.write();
-    let gone: Vec<Key> = state.objects.keys().filter(|key| !listed.contains_key(*key)).cloned().collect();
-    for key in &gone {
-        delete(&mut state, key, None);
-    }
-    for (key, object) in listed {
-        let same = state.objects.get(&key).is_some_and(|old| old.resource_version() == object.resource_version());
-        if !same {
-            apply(&mut state, key, object);
-        }
+    if let Some(list) = list {
+        replace(&mut state, list);
     }
     if !shared.synced.send_replace(true) {
         tell(&mut state, &Change::Synced);
+    }
+}
+
+fn replace<K: Object>(state: &mut State<K>, list: BTreeMap<Key, Arc<K>>) {
+    let gone: Vec<Key> = state.objects.keys().filter(|key| !list.contains_key(*key)).cloned().collect();
+    for key in &gone {
+        delete(state, key, None);
+    }
+    for (key, object) in list {
+        let same = state.objects.get(&key).is_some_and(|old| old.resource_version() == object.resource_version());
+        if !same {
+            apply(state, key, object);
+        }
     }
 }
 

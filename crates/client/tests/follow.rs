@@ -1,17 +1,22 @@
-//! Several followers of one kind in one process, each with its own client of a real API server: none loses a change.
+//! Several followers of one kind in one process, each with its own client of a real API server: none loses a change. And one of a server
+//! that fails in the middle of a list.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use apiserver::{ApiServer, User};
 use client::{Change, Key, Watched};
+use http::{Request, Response};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Patch, PatchParams, PostParams};
+use kube::client::Body;
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +51,7 @@ impl Lab {
         self.maps().create(&PostParams::default(), &serde_json::from_value(map).unwrap()).await.unwrap();
     }
 
-    async fn change(&self, name: &str, patch: serde_json::Value) -> u64 {
+    async fn change(&self, name: &str, patch: Value) -> u64 {
         let changed = self.maps().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
         revision(&changed)
     }
@@ -154,5 +159,80 @@ async fn who_selects_is_told_what_left_and_not_what_it_became() {
     }
     assert!(some.list().iter().all(|map| !last.contains_key(&map.name_any())));
     assert_eq!(all.list().iter().filter(|map| last.contains_key(&map.name_any())).count(), last.len());
+    end.cancel();
+}
+
+/// A client that gets these answers to its lists, one after another; a watch hears nothing.
+fn scripted(answers: Vec<Result<Value, u16>>) -> Client {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let answers = Arc::new(answers);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (asked, answers) = (Arc::clone(&asked), Arc::clone(&answers));
+        async move {
+            if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
+                std::future::pending::<()>().await;
+            }
+            let (code, body) = match &answers[asked.fetch_add(1, Ordering::Relaxed)] {
+                Ok(list) => (200, list.to_string()),
+                Err(code) => (*code, String::new()),
+            };
+            Ok::<_, Infallible>(Response::builder().status(code).body(Body::from(body.into_bytes())).unwrap())
+        }
+    });
+    Client::new(service, "default")
+}
+
+fn page(items: impl IntoIterator<Item = Value>, next: Option<&str>) -> Value {
+    let meta = json!({"resourceVersion": "9", "continue": next});
+    json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": meta, "items": items.into_iter().collect::<Vec<_>>()})
+}
+
+fn map(name: &str, data: &Value) -> Value {
+    let meta = json!({"name": name, "namespace": "default", "resourceVersion": "5"});
+    json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": meta, "data": data})
+}
+
+/// What the first list tells is told at once; what a second one after it does not have is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_list_that_breaks_off_leaves_nothing_that_is_gone() {
+    let data = json!({"count": "0"});
+    let client = scripted(vec![
+        Ok(page(["a", "b"].map(|name| map(name, &data)), Some("more"))),
+        Err(500),
+        Ok(page(["a", "c"].map(|name| map(name, &data)), None)),
+    ]);
+    let end = CancellationToken::new();
+    let followed: Watched<ConfigMap> =
+        Watched::start(Api::namespaced(client, "default"), watcher::Config::default(), end.clone());
+    let mut changes = followed.changes();
+    let mut heard = Vec::new();
+    while heard.last().is_none_or(|last| last != "synced") {
+        heard.push(match within("a change", changes.recv()).await.unwrap() {
+            Change::Applied { object, .. } => object.name_any(),
+            Change::Deleted(object) => format!("{} gone", object.name_any()),
+            Change::Synced => "synced".to_owned(),
+        });
+    }
+    assert_eq!(heard, ["a", "b", "b gone", "c", "synced"]);
+    end.cancel();
+}
+
+/// Many are read by several tasks, and come in their order; one that cannot be read is missing, and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_list_comes_in_its_order_but_for_what_cannot_be_read() {
+    let (good, bad) = (&json!({"count": "0"}), &json!("no data"));
+    let name = |number: usize| format!("m{number:04}");
+    let items = |from: usize| (from..from + 400).map(move |n| map(&name(n), if n == 555 { bad } else { good }));
+    let client = scripted(vec![Ok(page(items(0), Some("more"))), Ok(page(items(400), None))]);
+    let end = CancellationToken::new();
+    let followed: Watched<ConfigMap> =
+        Watched::start(Api::namespaced(client, "default"), watcher::Config::default(), end.clone());
+    let mut changes = followed.changes();
+    let mut heard = Vec::new();
+    while let Change::Applied { object, .. } = within("a change", changes.recv()).await.unwrap() {
+        heard.push(object.name_any());
+    }
+    let expected: Vec<String> = (0..800).filter(|number| *number != 555).map(name).collect();
+    assert_eq!(heard, expected);
     end.cancel();
 }

@@ -4,7 +4,7 @@
 //! change, so whoever is woken by it sees at least that much. `shows` answers whether the view has caught up with a write of ours.
 
 use std::any::{Any, TypeId};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -35,10 +35,10 @@ pub struct Informer<K> {
 
 struct State<K> {
     objects: BTreeMap<Key, Arc<K>>,
-    index: BTreeMap<Index, BTreeSet<Key>>,
+    index: HashMap<Index, BTreeMap<Key, Arc<K>>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Index {
     Label {
         namespace: String,
@@ -79,7 +79,7 @@ impl<K> Informer<K> {
 impl<K: Object> Informer<K> {
     fn new() -> Self {
         Informer {
-            state: RwLock::new(State { objects: BTreeMap::new(), index: BTreeMap::new() }),
+            state: RwLock::new(State { objects: BTreeMap::new(), index: HashMap::new() }),
             subscribers: RwLock::new(Vec::new()),
             seen: watch::channel(0).0,
             synced: watch::channel(false).0,
@@ -121,12 +121,12 @@ impl<K: Object> Informer<K> {
             return self.in_namespace(namespace);
         }
         let state = self.read();
-        let Some(rarest) = labels.iter().map(|(k, v)| state.keys_with(namespace, k, v)).min_by_key(|keys| keys.len())
-        else {
+        let with = labels.iter().map(|(key, value)| state.with(namespace, key, value));
+        let Some(rarest) = with.min_by_key(|with| with.map_or(0, BTreeMap::len)).flatten() else {
             return Vec::new();
         };
         let carries = |object: &&Arc<K>| labels.iter().all(|(k, v)| object.labels().get(k) == Some(v));
-        rarest.iter().filter_map(|key| state.objects.get(key)).filter(carries).cloned().collect()
+        rarest.values().filter(carries).cloned().collect()
     }
 
     /// Objects of the namespace that `selector` selects: none for a selector that cannot be read, all for an empty one.
@@ -150,9 +150,7 @@ impl<K: Object> Informer<K> {
     }
 
     fn indexed(&self, index: &Index) -> Vec<Arc<K>> {
-        let state = self.read();
-        let keys = state.index.get(index).into_iter().flatten();
-        keys.filter_map(|key| state.objects.get(key)).cloned().collect()
+        self.read().index.get(index).into_iter().flat_map(BTreeMap::values).cloned().collect()
     }
 
     /// The server told of an object.
@@ -206,16 +204,15 @@ impl<K: Object> Informer<K> {
 }
 
 impl<K: Object> State<K> {
-    fn keys_with(&self, namespace: &str, key: &str, value: &str) -> &BTreeSet<Key> {
-        static NONE: BTreeSet<Key> = BTreeSet::new();
-        let index = Index::Label { namespace: namespace.to_owned(), key: key.to_owned(), value: value.to_owned() };
-        self.index.get(&index).unwrap_or(&NONE)
+    /// The objects of the namespace that carry a label; nothing for none.
+    fn with(&self, namespace: &str, key: &str, value: &str) -> Option<&BTreeMap<Key, Arc<K>>> {
+        self.index.get(&Index::Label { namespace: namespace.to_owned(), key: key.to_owned(), value: value.to_owned() })
     }
 
     fn insert(&mut self, key: Key, object: &Arc<K>) -> Option<Arc<K>> {
         let old = self.remove(&key);
         for index in indices(object) {
-            self.index.entry(index).or_default().insert(key.clone());
+            self.index.entry(index).or_default().insert(key.clone(), Arc::clone(object));
         }
         self.objects.insert(key, Arc::clone(object));
         old
@@ -224,9 +221,9 @@ impl<K: Object> State<K> {
     fn remove(&mut self, key: &Key) -> Option<Arc<K>> {
         let old = self.objects.remove(key)?;
         for index in indices(&old) {
-            if let Some(keys) = self.index.get_mut(&index) {
-                keys.remove(key);
-                if keys.is_empty() {
+            if let Some(with) = self.index.get_mut(&index) {
+                with.remove(key);
+                if with.is_empty() {
                     self.index.remove(&index);
                 }
             }
