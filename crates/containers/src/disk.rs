@@ -14,12 +14,13 @@
 //!                               rootfs/ upper/ work/
 //! ```
 //!
-//! Each file has one writer. Nothing else about a sandbox is kept anywhere, so a restarted daemon knows what its
-//! predecessor knew.
+//! Each file has one writer, but that a dead shim's states are settled by whoever finds it first, be it two at once.
+//! Nothing else about a sandbox is kept anywhere, so a restarted daemon knows what its predecessor knew.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use linux::ProcessId;
@@ -143,9 +144,11 @@ pub(crate) fn check_id(id: &str) -> Result<(), Error> {
     Err(Error::Invalid(format!("`{id}` cannot be used as an id")))
 }
 
-/// Writes a file that is whole under its name also after a crash.
+/// Writes a file that is whole under its name also after a crash, and while others write it.
 pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let partial = path.with_extension("partial");
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    let partial = path.with_extension(format!("{}-{number}.partial", std::process::id()));
     let mut file = File::create(&partial)?;
     file.write_all(&serde_json::to_vec(value)?)?;
     fs::rename(&partial, path)
@@ -174,4 +177,26 @@ pub(crate) fn names(folder: &Path) -> Result<Vec<String>, Error> {
     }
     names.sort();
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_two_write_at_once_is_always_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        let value = "x".repeat(100_000);
+        write(&path, &value).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..200).for_each(|_| write(&path, &value).unwrap()));
+            }
+            for _ in 0..500 {
+                assert_eq!(read::<String>(&path).unwrap().as_ref(), Some(&value));
+            }
+        });
+        assert_eq!(names(folder.path()).unwrap(), ["state.json"]);
+    }
 }

@@ -200,6 +200,22 @@ async fn the_death_of_the_shim_is_seen_and_settled() {
     lab.nothing_is_left();
 }
 
+/// As a loss of power leaves them: files that were made shortly before have a name and no content.
+#[tokio::test]
+async fn what_a_loss_of_power_has_emptied_is_cleared_away() {
+    for file in ["sandbox.json", "shim.json", "c/runs/container.json", "c/runs/state.json"] {
+        let mut lab = Lab::new().await;
+        lab.sandbox().await;
+        lab.run("runs", &["sleep"]).await;
+        lab.restart().await;
+        lab.lose_processes();
+        std::fs::write(lab.dir.join("containers").join(SANDBOX).join(file), "").unwrap();
+        let adopted = lab.runtime.adopt().await.unwrap();
+        assert!(adopted.is_empty(), "{file}: {adopted:?}");
+        lab.nothing_is_left();
+    }
+}
+
 #[tokio::test]
 async fn what_was_never_finished_is_cleared_away() {
     let mut lab = Lab::new().await;

@@ -353,7 +353,15 @@ impl Runtime for Libcontainer {
     async fn adopt(&self) -> Result<Vec<Sandbox>, Error> {
         for id in disk::names(&self.inner.dir)? {
             let dir = self.sandbox_dir(&id);
-            let Some(found) = self.look(&dir)? else {
+            let found = match self.look(&dir) {
+                // A loss of power leaves files that are empty, and no processes.
+                Err(damaged @ Error::Damaged { .. }) if lost::shim(&dir).unwrap_or_default().is_none() => {
+                    tracing::warn!(sandbox = %id, error = %damaged, "clearing away what is left of a sandbox");
+                    None
+                }
+                found => found?,
+            };
+            let Some(found) = found else {
                 // It was never finished, or its removal was: either way nobody knows it.
                 let this = self.clone();
                 blocking(move || prepare::remove_sandbox(&this.inner, &dir)).await?;

@@ -100,7 +100,8 @@ pub(super) fn remove_sandbox(of: &Inner, dir: &SandboxDir) -> Result<(), Error> 
         let record: Option<ContainerRecord> = disk::read(&dir.container(&id).record()).unwrap_or_default();
         remove_container(of, dir, &id, record.as_ref())?;
     }
-    if let Some(record) = disk::read::<SandboxRecord>(&dir.record())? {
+    // Where the record is damaged the machine has lost its power, and with it the control group.
+    if let Some(record) = disk::read::<SandboxRecord>(&dir.record()).unwrap_or_default() {
         let group = Cgroup::at(&record.config.cgroup)?;
         group.kill(Duration::from_secs(10))?;
         group.remove()?;

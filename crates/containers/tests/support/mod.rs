@@ -136,6 +136,13 @@ impl Lab {
         Cgroup::at(format!("{}/{SANDBOX}", self.cgroup)).unwrap().processes().len()
     }
 
+    /// Nothing runs any more, and the control groups are gone, as after a loss of power.
+    pub fn lose_processes(&self) {
+        let group = Cgroup::at(&self.cgroup).unwrap();
+        group.kill(Duration::from_secs(10)).unwrap();
+        group.remove().unwrap();
+    }
+
     /// The size of the terminal that one of the sandbox's processes has, as that process sees it.
     pub fn terminal_size(&self) -> (u16, u16) {
         let pids = Cgroup::at(format!("{}/{SANDBOX}", self.cgroup)).unwrap().processes();
