@@ -192,7 +192,9 @@ async fn the_death_of_the_shim_is_seen_and_settled() {
     lab.sandbox().await;
     lab.run("runs", &["sleep"]).await;
     lab.restart().await;
-    lab.shim().signal(9).unwrap();
+    let shim = lab.shim();
+    shim.signal(9).unwrap();
+    assert!(shim.wait(std::time::Duration::from_secs(10)).unwrap());
     let adopted = lab.runtime.adopt().await.unwrap();
     assert!(adopted[0].lost);
     assert_eq!(adopted[0].containers[0].state.name(), "exited");

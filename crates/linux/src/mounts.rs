@@ -18,7 +18,8 @@ pub struct Overlay<'a> {
     pub base: &'a Path,
     /// The topmost first.
     pub lower: &'a [String],
-    /// Where changes go, with the kernel's scratch folder on the same file system; none makes it read-only.
+    /// Where changes go, with the kernel's scratch folder on the same file system; none makes it read-only. The changes do not outlive a loss of
+    /// power, after which the two folders are not to be used again.
     pub upper_and_work: Option<(&'a Path, &'a Path)>,
     pub target: &'a Path,
 }
@@ -27,16 +28,25 @@ pub struct Overlay<'a> {
 pub fn overlay(overlay: &Overlay<'_>) -> Result<()> {
     let lower: Vec<String> = overlay.lower.iter().map(|l| escaped(Path::new(l))).collect();
     let mut options = format!("lowerdir={}", lower.join(":"));
+    let mut unsynced = None;
     if let Some((upper, work)) = overlay.upper_and_work {
         options.push_str(&format!(",upperdir={},workdir={}", escaped(upper), escaped(work)));
+        // Without it (Linux 5.10) whoever takes the overlay away has the kernel write back all of the file system below, and everyone else who
+        // waits for that disk waits with it.
+        unsynced = Some(format!("{options},volatile"));
     }
     // The current folder belongs to the whole process unless a thread gives up sharing it.
     on_a_throwaway_thread(|| {
         unshare(CloneFlags::CLONE_FS).map_err(|e| Error::call("have a current folder of its own", e))?;
         nix::unistd::chdir(overlay.base).map_err(|e| Error::path("enter", overlay.base, e))?;
         let kind = Some("overlay");
-        mount(kind, overlay.target, kind, MsFlags::empty(), Some(options.as_str()))
-            .map_err(|e| Error::path("mount the overlay at", overlay.target, e))
+        let mount = |options: &str| mount(kind, overlay.target, kind, MsFlags::empty(), Some(options));
+        let mounted = match unsynced.as_deref().map(mount) {
+            // An older kernel does not know the word.
+            Some(Err(Errno::EINVAL)) | None => mount(&options),
+            Some(mounted) => mounted,
+        };
+        mounted.map_err(|e| Error::path("mount the overlay at", overlay.target, e))
     })?
 }
 
@@ -162,6 +172,10 @@ mod tests {
         fs::write(target.join("one"), "changed").unwrap();
         assert_eq!(fs::read_to_string(folder.0.join("a/one")).unwrap(), "1");
         assert_eq!(fs::read_to_string(upper.join("one")).unwrap(), "changed");
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let at = format!("{}-overlay/target ", std::process::id());
+        let line = mounts.lines().find(|line| line.contains(&at)).unwrap();
+        assert!(line.contains("volatile"), "taking it away writes everything back: {line}");
     }
 
     #[test]

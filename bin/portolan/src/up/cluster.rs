@@ -15,6 +15,7 @@ use containers::images::ImageStore;
 use containers::runtime::Libcontainer;
 use kube::Client;
 use linux::NetNs;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -50,14 +51,29 @@ pub struct Cluster {
     server: ApiServer,
     nodes: Arc<InProcess>,
     tasks: JoinSet<()>,
+    /// Where the agents run: they make, write and remove files, and a disk that is slow at that must not hold up anyone else.
+    disk_bound: Handle,
     /// What load balancer and ingress count.
     pub(super) registry: telemetry::Registry,
+}
+
+/// A component until it ends, which is logged.
+async fn told<E: std::error::Error + 'static>(component: &'static str, running: impl Future<Output = Result<(), E>>) {
+    match running.await {
+        Ok(()) => info!(component, "stopped"),
+        Err(error) => error!(component, error = %telemetry::chain(&error), "component failed"),
+    }
 }
 
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Opens the API server and serves it on the machine's loopback and on the first node.
-pub async fn start(made: Made<'_>, machine: TcpListener, shutdown: &CancellationToken) -> Result<Cluster> {
+pub async fn start(
+    made: Made<'_>,
+    machine: TcpListener,
+    disk_bound: Handle,
+    shutdown: &CancellationToken,
+) -> Result<Cluster> {
     let nodes = Arc::new(InProcess::default());
     let server = ApiServer::open(api_config(made, Arc::clone(&nodes))).await?;
     let mut listeners = vec![machine];
@@ -81,7 +97,7 @@ pub async fn start(made: Made<'_>, machine: TcpListener, shutdown: &Cancellation
     }
     let admin = client::in_process(server.service(User::admin()));
     let access = access(&server, made.options.api_port);
-    Ok(Cluster { admin, access, server, nodes, tasks, registry: telemetry::Registry::default() })
+    Ok(Cluster { admin, access, server, nodes, tasks, disk_bound, registry: telemetry::Registry::default() })
 }
 
 /// The API server's port in a node's namespace.
@@ -228,7 +244,8 @@ impl Cluster {
         let agent = Agent::new(agent_config(made, node, namespace)?);
         self.nodes.add(&node.name, agent.kubelet_api(), up.clone());
         let shutdown = shutdown.clone();
-        self.spawn("agent", async move { agent.run(of_agent, shutdown).await });
+        let running = async move { agent.run(of_agent, shutdown).await };
+        self.tasks.spawn_on(told("agent", running), &self.disk_bound);
         Ok(())
     }
 
@@ -236,17 +253,12 @@ impl Cluster {
         client::in_process(self.server.service(User::new(user, groups)))
     }
 
-    pub(super) fn spawn<E: std::error::Error>(
+    pub(super) fn spawn<E: std::error::Error + 'static>(
         &mut self,
         component: &'static str,
         running: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
-        self.tasks.spawn(async move {
-            match running.await {
-                Ok(()) => info!(component, "stopped"),
-                Err(error) => error!(component, error = %telemetry::chain(&error), "component failed"),
-            }
-        });
+        self.tasks.spawn(told(component, running));
     }
 
     /// Waits until everything has stopped, but not for ever.

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, ListParams};
 use linux::{FileLock, NetNs};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{UpOptions, cluster_dns};
@@ -41,8 +42,13 @@ pub fn run(options: &UpOptions) -> Result<()> {
     let log = File::options().create(true).append(true).open(layout.log());
     let log = log.with_context(|| format!("cannot write `{}`", layout.log().display()))?;
     telemetry::init_logs(telemetry::LogFormat::Text, "info", Some(log));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build();
-    runtime.context("cannot start an async runtime")?.block_on(start(options, &layout))
+    let (rest, disk_bound) = (runtime()?, runtime()?);
+    rest.block_on(start(options, &layout, disk_bound.handle()))
+}
+
+fn runtime() -> Result<Runtime> {
+    let runtime = Builder::new_multi_thread().worker_threads(workers()).enable_all().build();
+    runtime.context("cannot start an async runtime")
 }
 
 /// The work is short and bursty: more threads than this cost memory and win nothing.
@@ -50,7 +56,7 @@ fn workers() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4)
 }
 
-async fn start(options: &UpOptions, layout: &Layout) -> Result<()> {
+async fn start(options: &UpOptions, layout: &Layout, disk_bound: &Handle) -> Result<()> {
     let mut steps = Steps::begin();
     let _lock = take(layout)?;
     layout.close_to_others()?;
@@ -61,7 +67,7 @@ async fn start(options: &UpOptions, layout: &Layout) -> Result<()> {
 
     let shutdown = CancellationToken::new();
     let made = cluster::Made { options, layout, record: &record, namespaces: &namespaces };
-    let mut cluster = cluster::start(made, listener, &shutdown).await?;
+    let mut cluster = cluster::start(made, listener, disk_bound.clone(), &shutdown).await?;
     steps.done(format_args!("API server at https://127.0.0.1:{}", options.api_port));
     let record = write_access(options, layout, record, &cluster.access)?;
     let dns = cluster_dns(record.service_cidr);
