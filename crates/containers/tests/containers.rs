@@ -194,7 +194,7 @@ async fn the_death_of_the_shim_is_seen_and_settled() {
     lab.restart().await;
     let shim = lab.shim();
     shim.signal(9).unwrap();
-    assert!(shim.wait(std::time::Duration::from_secs(10)).unwrap());
+    assert!(shim.wait(Duration::from_secs(10)).unwrap());
     let adopted = lab.runtime.adopt().await.unwrap();
     assert!(adopted[0].lost);
     assert_eq!(adopted[0].containers[0].state.name(), "exited");
