@@ -165,6 +165,14 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error>
     value.map(Some).map_err(|e| Error::Damaged { path: path.to_path_buf(), reason: e.to_string() })
 }
 
+/// As [`read`], and `None` also for one that a loss of power has left damaged.
+pub(crate) fn read_whole<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    match read(path) {
+        Err(Error::Damaged { .. }) => Ok(None),
+        read => read,
+    }
+}
+
 /// What is in a folder, sorted; nothing if there is no folder.
 pub(crate) fn names(folder: &Path) -> Result<Vec<String>, Error> {
     let entries = match fs::read_dir(folder) {

@@ -57,14 +57,6 @@ pub struct Cluster {
     pub(super) registry: telemetry::Registry,
 }
 
-/// A component until it ends, which is logged.
-async fn told<E: std::error::Error + 'static>(component: &'static str, running: impl Future<Output = Result<(), E>>) {
-    match running.await {
-        Ok(()) => info!(component, "stopped"),
-        Err(error) => error!(component, error = %telemetry::chain(&error), "component failed"),
-    }
-}
-
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Opens the API server and serves it on the machine's loopback and on the first node.
@@ -268,5 +260,13 @@ impl Cluster {
         if tokio::time::timeout(STOP_WITHIN, stopped).await.is_err() {
             error!("some components did not stop in time");
         }
+    }
+}
+
+/// A component until it ends, which is logged.
+async fn told<E: std::error::Error + 'static>(component: &'static str, running: impl Future<Output = Result<(), E>>) {
+    match running.await {
+        Ok(()) => info!(component, "stopped"),
+        Err(error) => error!(component, error = %telemetry::chain(&error), "component failed"),
     }
 }

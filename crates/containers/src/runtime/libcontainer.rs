@@ -125,7 +125,7 @@ impl Libcontainer {
         }
     }
 
-    /// Settles what is left of a sandbox whose shim is dead, and tells.
+    /// Settles what is left of a sandbox whose shim is dead or dying, and tells.
     pub(super) async fn lose(&self, sandbox: &str) {
         let dir = self.sandbox_dir(sandbox);
         let settled = tokio::task::spawn_blocking(move || lost::settle(&dir)).await;
@@ -221,11 +221,7 @@ impl Runtime for Libcontainer {
             Ok(_) | Err(Error::ShimGone { .. }) => {}
             Err(e) => return Err(e),
         }
-        let exits = blocking(move || {
-            lost::end_shim(&dir)?;
-            lost::settle(&dir)
-        });
-        for (container, exit) in exits.await? {
+        for (container, exit) in blocking(move || lost::settle(&dir)).await? {
             self.tell(Event::ContainerExited { sandbox: sandbox.to_owned(), container, exit });
         }
         Ok(())
@@ -355,7 +351,7 @@ impl Runtime for Libcontainer {
             let dir = self.sandbox_dir(&id);
             let found = match self.look(&dir) {
                 // A loss of power leaves files that are empty, and no processes.
-                Err(damaged @ Error::Damaged { .. }) if lost::shim(&dir).unwrap_or_default().is_none() => {
+                Err(damaged @ Error::Damaged { .. }) if lost::shim(&dir)?.is_none() => {
                     tracing::warn!(sandbox = %id, error = %damaged, "clearing away what is left of a sandbox");
                     None
                 }

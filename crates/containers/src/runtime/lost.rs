@@ -13,12 +13,12 @@ use crate::disk::{self, ContainerRecord, SandboxDir, SandboxRecord, ShimRecord};
 
 /// The sandbox's shim, if it lives.
 pub(super) fn shim(dir: &SandboxDir) -> Result<Option<ProcessId>, Error> {
-    let record: Option<ShimRecord> = disk::read(&dir.shim_record())?;
+    let record: Option<ShimRecord> = disk::read_whole(&dir.shim_record())?;
     Ok(record.and_then(|record| record.process()).filter(ProcessId::is_alive))
 }
 
-/// Sees to it that the shim is gone, after it has been asked to.
-pub(super) fn end_shim(dir: &SandboxDir) -> Result<(), Error> {
+/// Sees to it that the shim is gone: one that was asked to, or was killed, may take a moment.
+fn end_shim(dir: &SandboxDir) -> Result<(), Error> {
     let Some(shim) = shim(dir)? else { return Ok(()) };
     if !shim.wait(Duration::from_secs(10))? {
         shim.signal(libc::SIGKILL)?;
@@ -27,9 +27,10 @@ pub(super) fn end_shim(dir: &SandboxDir) -> Result<(), Error> {
     Ok(())
 }
 
-/// Kills what is left in the sandbox's cgroup and writes an exit for each container that was running. Gives those exits;
-/// a second time there are none.
+/// Waits for the shim's end, kills what is left in the sandbox's cgroup and writes an exit for each container that was running. Gives those
+/// exits; a second time there are none.
 pub(super) fn settle(dir: &SandboxDir) -> Result<Vec<(String, Exit)>, Error> {
+    end_shim(dir)?;
     let Some(record) = disk::read::<SandboxRecord>(&dir.record())? else { return Ok(Vec::new()) };
     Cgroup::at(&record.config.cgroup)?.kill(Duration::from_secs(10))?;
     let mut exits = Vec::new();

@@ -101,7 +101,7 @@ pub(super) fn remove_sandbox(of: &Inner, dir: &SandboxDir) -> Result<(), Error> 
         remove_container(of, dir, &id, record.as_ref())?;
     }
     // Where the record is damaged the machine has lost its power, and with it the control group.
-    if let Some(record) = disk::read::<SandboxRecord>(&dir.record()).unwrap_or_default() {
+    if let Some(record) = disk::read_whole::<SandboxRecord>(&dir.record())? {
         let group = Cgroup::at(&record.config.cgroup)?;
         group.kill(Duration::from_secs(10))?;
         group.remove()?;
