@@ -38,8 +38,9 @@ const NO_FLOWS: &str = "no-flows";
 const NONE: &str = "none";
 /// So much of the grace period is left to the containers at least.
 const LEAST: Duration = Duration::from_secs(1);
-/// Between two looks at the tracked connections.
+/// Between the first two looks at the tracked connections, and between later ones: each takes the kernel through all that the machine has.
 const LOOK: Duration = Duration::from_millis(25);
+const LATER_LOOK: Duration = Duration::from_millis(100);
 /// Only slices of this controller are sure to follow the pod's deletion.
 const MANAGED: &str = "endpointslice.kubernetes.io/managed-by=endpointslice-controller.k8s.io";
 
@@ -148,11 +149,15 @@ impl Drain {
     /// Waits until no connection to the pod is left, or until `end`.
     async fn flows_gone(&self, ips: &[IpAddr], all: bool, end: Instant) {
         let (netns, ips) = (self.netns.clone(), ips.to_vec());
+        let mut pause = LOOK;
         while Instant::now() < end {
             let (netns, ips) = (netns.clone(), ips.clone());
             match tokio::task::spawn_blocking(move || flows(&netns, &ips, all)).await {
                 Ok(Ok(0)) | Err(_) => return,
-                Ok(Ok(_)) => tokio::time::sleep_until((Instant::now() + LOOK).min(end)).await,
+                Ok(Ok(_)) => {
+                    tokio::time::sleep_until((Instant::now() + pause).min(end)).await;
+                    pause = LATER_LOOK.min(2 * pause);
+                }
                 Ok(Err(error)) => {
                     warn!(error = %chain(&error), "cannot see which connections are left");
                     return;
@@ -174,11 +179,14 @@ fn flows(netns: &NetNs, ips: &[IpAddr], all: bool) -> netlink::Result<usize> {
     let mut conntrack = Conntrack::open(netns)?;
     // Whoever the client addressed: the answer comes from the pod.
     let ours = |flow: &Flow| ips.contains(&flow.reply.source.ip());
-    let mut count = conntrack.list(TCP, |flow| ours(flow) && flow.is_open())?.len();
-    if count == 0 {
-        count = conntrack.list(UDP, |flow| ours(flow) && (all || !flow.is_answered()))?.len();
-    }
-    Ok(count)
+    conntrack.count(|flow| {
+        ours(flow)
+            && match flow.protocol {
+                TCP => flow.is_open(),
+                UDP => all || !flow.is_answered(),
+                _ => false,
+            }
+    })
 }
 
 /// Waits until every slice that has the pod's endpoint says that it goes, or has it no more.

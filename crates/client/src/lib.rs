@@ -11,6 +11,7 @@ pub mod events;
 mod follow;
 mod lean;
 mod link;
+mod recent;
 mod watched;
 
 use std::path::{Path, PathBuf};

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -89,7 +90,7 @@ impl Cgroup {
             let source = io::Error::new(io::ErrorKind::InvalidInput, "not a path below the root");
             return Err(Error::path("use as a cgroup", path, source));
         }
-        Ok(Cgroup { path, hierarchies: hierarchies()? })
+        Ok(Cgroup { path, hierarchies: hierarchies()?.to_vec() })
     }
 
     /// The group `name` inside this one.
@@ -317,8 +318,17 @@ impl Hierarchy {
     }
 }
 
-/// Every hierarchy that is mounted, version 1 before version 2.
-fn hierarchies() -> Result<Vec<Hierarchy>> {
+/// Every hierarchy that is mounted, version 1 before version 2. They are mounted when a machine starts, so they are looked for once: the
+/// table of mounts grows with each pod, and for the kernel to write it down is dear.
+fn hierarchies() -> Result<&'static [Hierarchy]> {
+    static FOUND: OnceLock<Vec<Hierarchy>> = OnceLock::new();
+    match FOUND.get() {
+        Some(found) => Ok(found),
+        None => find().map(|found| FOUND.get_or_init(|| found).as_slice()),
+    }
+}
+
+fn find() -> Result<Vec<Hierarchy>> {
     let table =
         fs::read_to_string("/proc/self/mountinfo").map_err(|e| Error::path("read", "/proc/self/mountinfo", e))?;
     let mut found: Vec<Hierarchy> = table.lines().filter_map(hierarchy).collect();

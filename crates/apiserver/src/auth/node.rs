@@ -3,7 +3,8 @@
 //! The role of a node would let it read all of them, as upstream's node authorizer would not: a node that is taken over must not give away
 //! the whole cluster.
 
-use serde_json::Value;
+use memchr::memmem;
+use serde_json::{Value, json};
 use store::{RangeOptions, Storage};
 
 use super::User;
@@ -27,15 +28,21 @@ pub(super) fn refuses(store: &dyn Storage, user: &User, wanted: &Attributes) -> 
         _ => return false,
     };
     // Without a name it would be all of them.
-    wanted.name.is_empty() || !pods_of(store, node, &wanted.namespace).iter().any(|pod| used(pod, &wanted.name))
+    wanted.name.is_empty() || !any_pod(store, node, wanted, used)
 }
 
-fn pods_of(store: &dyn Storage, node: &str, namespace: &str) -> Vec<Value> {
-    let Some(kind) = find("", "v1", "pods") else { return Vec::new() };
-    let range = store.range(&object::prefix(kind, namespace), RangeOptions::default());
+/// Whether a pod of the node uses what is wanted. It is asked for each volume of each pod that starts: only pods that hold both names are
+/// decoded.
+fn any_pod(store: &dyn Storage, node: &str, wanted: &Attributes, used: fn(&Value, &str) -> bool) -> bool {
+    let Some(kind) = find("", "v1", "pods") else { return false };
+    let range = store.range(&object::prefix(kind, &wanted.namespace), RangeOptions::default());
     let entries = range.map(|range| range.entries).unwrap_or_default();
-    let pods = entries.iter().filter_map(|entry| object::decode(kind, &entry.value).ok());
-    pods.filter(|pod| pod["spec"]["nodeName"] == node).collect()
+    let names = [node, &wanted.name].map(|name| object::json_bytes(&json!(name)));
+    let names = names.each_ref().map(memmem::Finder::new);
+    entries.iter().filter(|entry| names.iter().all(|name| name.find(&entry.value).is_some())).any(|entry| {
+        let pod = object::decode(kind, &entry.value);
+        pod.is_ok_and(|pod| pod["spec"]["nodeName"] == node && used(&pod, &wanted.name))
+    })
 }
 
 fn list<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
@@ -79,8 +86,6 @@ fn uses_account(pod: &Value, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

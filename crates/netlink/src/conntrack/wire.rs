@@ -33,9 +33,11 @@ const FILTER_PROTOCOL: u32 = 1 << 3;
 /// `struct nfgenmsg` before the attributes.
 const GENERIC: usize = 4;
 
-pub(super) fn dump(ipv6: bool, protocol: Option<u8>, sequence: u32) -> Vec<u8> {
+/// Without a family, those of both.
+pub(super) fn dump(ipv6: Option<bool>, protocol: Option<u8>, sequence: u32) -> Vec<u8> {
     let mut out = Writer::new();
-    let start = out.begin_message(GET, REQUEST | DUMP, sequence, family(ipv6), 0);
+    let family = ipv6.map_or(libc::AF_UNSPEC as u8, family);
+    let start = out.begin_message(GET, REQUEST | DUMP, sequence, family, 0);
     if let Some(protocol) = protocol {
         out.nested(TUPLE_ORIGINAL, |out| out.nested(2, |out| out.byte(1, protocol)));
         out.nested(FILTER, |out| {

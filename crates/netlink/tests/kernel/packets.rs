@@ -64,6 +64,8 @@ fn a_forgotten_flow_chooses_anew() {
     let flows = conntrack.list(UDP, |flow| flow.original.destination == vip).unwrap();
     assert!(flows[0].is_answered());
     assert!(conntrack.list(6, |_| true).unwrap().is_empty());
+    assert_eq!(conntrack.count(|flow| flow.original.destination == vip).unwrap(), 1);
+    assert_eq!(conntrack.count(|flow| flow.protocol == 6).unwrap(), 0);
     assert_eq!(conntrack.delete_where(UDP, |flow| flow.original.destination == vip).unwrap(), 1);
     assert!(!conntrack.delete(&flows[0]).unwrap());
     client.send_to(b"c", "10.96.0.1:53").unwrap();
