@@ -1,8 +1,9 @@
-//! Two hundred Services over a hundred pods on three nodes. Each selects twenty pods, each pod belongs to forty Services, and all of it comes
-//! and goes: endpoints converge to what selectors and readiness define, and how long they are out of date is measured and told.
+//! Two hundred Services over a hundred pods on three nodes. Each selects twenty pods, each pod belongs to some forty Services, and all of it
+//! comes and goes: endpoints converge to what selectors and readiness define, and how long they are out of date is measured and told.
 //!
 //! `PORTOLAN_TEST_CHURN` says for how many seconds things come and go (15 without it), `PORTOLAN_TEST_PACE` how many milliseconds lie between
-//! one disturbance and the next (none without it: the machine is kept busy). Times decide nothing here: they are told beside the result, by
+//! one disturbance and the next (none without it: the machine is kept busy), and `PORTOLAN_TEST_GROUPS` over how many groups of five pods the
+//! Services are spread (20; with 60 there are as many pods as three nodes hold, and each belongs to thirteen Services). Times decide nothing here: they are told beside the result, by
 //! when an observer of both, outside of the cluster's process, heard of a pod's change and of the slice that says the same.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +17,6 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use testkit::{Machine, until};
 
-const GROUPS: usize = 20;
 /// Pods of a group, a Deployment each.
 const PODS: usize = 5;
 const SERVICES: usize = 200;
@@ -37,8 +37,16 @@ const DISTANCES: [[usize; 4]; 10] = [
     [0, 6, 11, 18],
 ];
 
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn groups() -> usize {
+    number("PORTOLAN_TEST_GROUPS").and_then(|groups| usize::try_from(groups).ok()).unwrap_or(20)
+}
+
 fn groups_of(service: usize) -> [usize; 4] {
-    DISTANCES[service / GROUPS].map(|distance| (service + distance) % GROUPS)
+    DISTANCES[service * DISTANCES.len() / SERVICES].map(|distance| (service + distance) % groups())
 }
 
 fn services_of(group: usize) -> impl Iterator<Item = usize> {
@@ -72,7 +80,7 @@ struct Cluster {
 impl Cluster {
     fn up() -> Result<Self> {
         let cluster = Cluster { machine: Machine::with_cluster(&["--nodes", "3"])? };
-        let all = (0..GROUPS).map(deployment).chain((0..SERVICES).map(service)).collect::<String>();
+        let all = (0..groups()).map(deployment).chain((0..SERVICES).map(service)).collect::<String>();
         cluster.create(&all)?;
         Ok(cluster)
     }
@@ -120,7 +128,7 @@ impl Cluster {
     /// One change of something.
     fn disturb(&self, round: usize) -> Result<()> {
         // Neighbours in time are no neighbours in number.
-        let group = round * 7 % GROUPS;
+        let group = round * 7 % groups();
         let deployment = format!("deployment/g{group}");
         let number = STEADY + round * 3 % (SERVICES - STEADY);
         let changed = format!("service/s{number}");
@@ -331,7 +339,6 @@ fn watch(cluster: &Cluster, path: &str, tell: Sender<(Instant, String)>) -> Resu
 
 #[test]
 fn two_hundred_services_follow_a_hundred_pods() -> Result<()> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seconds = number("PORTOLAN_TEST_CHURN").unwrap_or(15);
     let pace = Duration::from_millis(number("PORTOLAN_TEST_PACE").unwrap_or(0));
     let cluster = Cluster::up()?;
@@ -339,7 +346,7 @@ fn two_hundred_services_follow_a_hundred_pods() -> Result<()> {
     let mut observer = Observer::start(&cluster)?;
     until("the observer knows every pod and slice", || {
         observer.listen()?;
-        ensure!(observer.pods.len() == GROUPS * PODS && observer.slices.len() == SERVICES);
+        ensure!(observer.pods.len() == groups() * PODS && observer.slices.len() == SERVICES);
         Ok(())
     })?;
     observer.caught_up()?;

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use client::drain::{Drains, SliceAt};
+use client::drain::{Drains, Silence, SliceAt};
 use client::{Change, Key, Watched};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -48,6 +48,8 @@ const MANAGED: &str = "endpointslice.kubernetes.io/managed-by=endpointslice-cont
 pub(crate) struct Drain {
     client: Client,
     drains: Drains,
+    /// Of the API server, as the node's Lease sees it.
+    pub silence: Silence,
     netns: NetNs,
     bound: Duration,
     shutdown: CancellationToken,
@@ -67,6 +69,7 @@ impl Drain {
         Drain {
             client: client.clone(),
             drains: Drains::start(client.clone(), &config.node_name, shutdown),
+            silence: Silence::default(),
             netns: config.netns.clone(),
             bound: config.drain_bound,
             shutdown: shutdown.clone(),
@@ -98,9 +101,9 @@ impl Drain {
     async fn drain(&self, node: &Context, pod: &Pod, ips: &[IpAddr], grace: Duration) {
         let began = Instant::now();
         // A short grace period is the app's more than ours. What the controller takes is not taken from the senders' time.
-        let deadline = || (Instant::now() + self.bound).min(began + grace / 2);
+        let patience = || self.silence.patience(self.bound, began + grace / 2);
         let following = self.follow(pod.metadata.namespace.as_deref().unwrap_or_default());
-        let Ok(left) = tokio::time::timeout_at(deadline(), leave(&following.slices, spec::uid(pod))).await else {
+        let Some(left) = patience().wait(leave(&following.slices, spec::uid(pod))).await else {
             self.late(node, pod, "the EndpointSlice controller, which has not marked the endpoint as terminating");
             return;
         };
@@ -108,7 +111,7 @@ impl Drain {
         if left.is_empty() {
             return;
         }
-        if let Err(late) = self.drains.passed(&left, deadline()).await {
+        if let Err(late) = self.drains.passed(&left, &patience()).await {
             self.late(node, pod, &late.to_string());
         }
         debug!(pod = %spec::long_name(pod), took_ms = began.elapsed().as_millis(), "nobody sends any more");

@@ -243,7 +243,12 @@ pub(crate) async fn keep(node: &Context, machine: &Machine, registered: Node) {
     let mut written = Written { at: Instant::now(), images: images(config) };
     let (mut renewed, mut looked) = (Instant::now(), Instant::now());
     loop {
-        match renew(node, &registered).await {
+        node.drain.silence.asked();
+        let answer = renew(node, &registered).await;
+        if matches!(answer, Ok(()) | Err(kube::Error::Api(_))) {
+            node.drain.silence.answered();
+        }
+        match answer {
             Ok(()) => {
                 // Whoever watches Leases may have given the node up meanwhile.
                 let late = renewed.elapsed() >= LEASE;

@@ -1,24 +1,24 @@
 //! What several followers in a process were told in the same words is read once.
 //!
 //! Each follower has its own client, its own rights and its own watch, as if it were alone. A change reaches all of them within moments, so what
-//! was read last is known for that long, while anybody holds it: by its kind and revision it is found, and by its text it is known to be the same, for a watch that
+//! was read last is kept for that long: by its kind and revision it is found, and by its text it is known to be the same, for a watch that
 //! selects is told of an object that leaves it under the revision at which another watch has it changed.
 
 use std::any::{Any, TypeId};
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// An object of the kind that is followed.
 pub type Whole = Arc<dyn Any + Send + Sync>;
 
-/// How many bytes of text are remembered.
+/// The objects of so many bytes of text are kept: what a hundred slices or so are.
 const KEPT: usize = 256 << 10;
 
 type Name = (TypeId, String);
 
 #[derive(Default)]
 struct Recent {
-    read: HashMap<Name, (String, Weak<dyn Any + Send + Sync>)>,
+    read: HashMap<Name, (String, Whole)>,
     /// What is in `read`, the oldest first.
     order: VecDeque<Name>,
     bytes: usize,
@@ -51,22 +51,16 @@ pub fn read<E>(
 
 impl Recent {
     fn find(&self, name: &Name, text: &str) -> Option<Whole> {
-        self.read.get(name).filter(|(known, _)| known == text).and_then(|(_, object)| object.upgrade())
+        self.read.get(name).filter(|(known, _)| known == text).map(|(_, object)| Arc::clone(object))
     }
 
     fn keep(&mut self, name: Name, text: String, object: &Whole) {
-        if let Some((known, held)) = self.read.get_mut(&name) {
-            if *known == text {
-                *held = Arc::downgrade(object);
-            }
-            return;
-        }
-        if text.len() > KEPT {
+        if text.len() > KEPT || self.read.contains_key(&name) {
             return;
         }
         self.bytes += text.len();
         self.order.push_back(name.clone());
-        self.read.insert(name, (text, Arc::downgrade(object)));
+        self.read.insert(name, (text, Arc::clone(object)));
         while self.bytes > KEPT
             && let Some((text, _)) = self.order.pop_front().and_then(|oldest| self.read.remove(&oldest))
         {
@@ -103,17 +97,11 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &told::<Kind>("7", "a")), "it is still the first that was read");
         let failed: Result<Whole, &str> = read(TypeId::of::<Kind>(), "9".to_owned(), "c".to_owned(), |_| Err("unread"));
         assert_eq!(failed.unwrap_err(), "unread");
-        let read = told::<Kind>("9", "c");
-        assert_eq!(read.downcast_ref::<String>().unwrap(), "c");
-        let held = Arc::downgrade(&read);
-        drop(read);
-        assert!(held.upgrade().is_none(), "what nobody holds is not kept");
-        let again = told::<Kind>("9", "c");
-        assert!(Arc::ptr_eq(&again, &told::<Kind>("9", "c")));
+        assert_eq!(told::<Kind>("9", "c").downcast_ref::<String>().unwrap(), "c");
     }
 
     #[test]
-    fn only_the_latest_are_known() {
+    fn only_the_latest_are_kept() {
         let mut recent = Recent::default();
         let name = |number: usize| (TypeId::of::<Kind>(), number.to_string());
         let text = "x".repeat(KEPT / 10);
@@ -123,5 +111,7 @@ mod tests {
         assert!(recent.find(&name(14), &text).is_none() && recent.find(&name(15), &text).is_some());
         recent.keep(name(30), "y".repeat(KEPT + 1), &object);
         assert_eq!(recent.read.len(), 10, "what is longer than all that is kept is not");
+        drop(recent);
+        assert_eq!(Arc::strong_count(&object), 1);
     }
 }

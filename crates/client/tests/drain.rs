@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use apiserver::{ApiServer, User};
-use client::drain::{Acknowledger, Drains, End, NAMESPACE, SliceAt, acknowledge};
+use client::drain::{Acknowledger, Drains, End, NAMESPACE, Patience, Silence, SliceAt, acknowledge};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
@@ -76,8 +76,12 @@ fn slice(labels: &[&str], revision: u64) -> SliceAt {
     }
 }
 
-fn later() -> Instant {
-    Instant::now() + PATIENCE
+fn within(time: Duration) -> Patience {
+    Silence::default().patience(time, Instant::now() + time)
+}
+
+fn later() -> Patience {
+    within(PATIENCE)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,7 +90,7 @@ async fn everyone_who_follows_the_slice_is_waited_for() {
     let proxy = lab.acknowledger("proxy", "!headless", 5).await;
     let dns = lab.acknowledger("dns", "", 5).await;
     let drains = lab.drains();
-    let waiting = tokio::spawn(async move { drains.passed(&[slice(&["web"], 10)], later()).await });
+    let waiting = tokio::spawn(async move { drains.passed(&[slice(&["web"], 10)], &later()).await });
     proxy.send(10).unwrap();
     lab.said("proxy", 10).await;
     dns.send(9).unwrap();
@@ -97,7 +101,7 @@ async fn everyone_who_follows_the_slice_is_waited_for() {
     // A headless Service's slice is not the proxy's.
     let drains = lab.drains();
     dns.send(20).unwrap();
-    assert_eq!(drains.passed(&[slice(&["headless"], 20)], later()).await, Ok(()));
+    assert_eq!(drains.passed(&[slice(&["headless"], 20)], &later()).await, Ok(()));
     lab.said("proxy", 10).await;
 }
 
@@ -111,10 +115,10 @@ async fn nobody_writes_while_nobody_waits() {
         tokio::task::yield_now().await;
     }
     let drains = lab.drains();
-    assert_eq!(drains.passed(&[slice(&["web"], 5)], later()).await, Ok(()), "5 was said already");
+    assert_eq!(drains.passed(&[slice(&["web"], 5)], &later()).await, Ok(()), "5 was said already");
     assert_eq!(lab.lease("proxy").await.unwrap().resource_version(), before);
     // One write says all that was reached meanwhile.
-    assert_eq!(drains.passed(&[slice(&["web"], 30)], later()).await, Ok(()));
+    assert_eq!(drains.passed(&[slice(&["web"], 30)], &later()).await, Ok(()));
     lab.said("proxy", 49).await;
 }
 
@@ -123,10 +127,10 @@ async fn who_is_late_is_named_once_and_waited_for_again_when_heard_of() {
     let lab = Lab::new().await;
     let gone = lab.acknowledger("gone", "", 5).await;
     let drains = lab.drains();
-    let soon = || Instant::now() + Duration::from_millis(300);
-    let late = drains.passed(&[slice(&["web"], 10)], soon()).await.unwrap_err();
+    let soon = || within(Duration::from_millis(300));
+    let late = drains.passed(&[slice(&["web"], 10)], &soon()).await.unwrap_err();
     assert_eq!(late.names, ["gone"]);
-    assert_eq!(drains.passed(&[slice(&["web"], 11)], later()).await, Ok(()), "it is taken for gone");
+    assert_eq!(drains.passed(&[slice(&["web"], 11)], &later()).await, Ok(()), "it is taken for gone");
     // It comes back, sees that 10 was asked for, and says what it has.
     gone.send(10).unwrap();
     lab.said("gone", 10).await;
@@ -134,7 +138,7 @@ async fn who_is_late_is_named_once_and_waited_for_again_when_heard_of() {
     // Until the agent has heard of it, it goes on without.
     let start = Instant::now();
     while lab.lease("gone").await.unwrap().annotations()["portolan.dev/applied-revision"] != "12" {
-        assert_eq!(drains.passed(&[slice(&["web"], 12)], later()).await, Ok(()));
+        assert_eq!(drains.passed(&[slice(&["web"], 12)], &later()).await, Ok(()));
         assert!(start.elapsed() < PATIENCE, "never asked again");
     }
 }
@@ -142,5 +146,5 @@ async fn who_is_late_is_named_once_and_waited_for_again_when_heard_of() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_nobody_there_nothing_is_waited_for() {
     let lab = Lab::new().await;
-    assert_eq!(lab.drains().passed(&[slice(&["web"], 10)], later()).await, Ok(()));
+    assert_eq!(lab.drains().passed(&[slice(&["web"], 10)], &later()).await, Ok(()));
 }

@@ -7,6 +7,7 @@
 //! Kubernetes API alone, so it works between any of our components on any cluster.
 
 mod acknowledge;
+mod patience;
 mod wait;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::ResourceExt;
 
 pub use acknowledge::{Acknowledger, End, acknowledge};
+pub use patience::{Patience, Silence};
 pub use wait::{Drains, Late, SliceAt};
 
 /// Where all these Leases are.

@@ -11,10 +11,10 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::patience::Patience;
 use super::{ACKNOWLEDGES, NAMESPACE, Said, WAITING_FOR, WAITS, of_role, role};
 use crate::Watched;
 
@@ -69,10 +69,10 @@ impl Drains {
     /// Waits until everyone who follows one of the slices has applied it as it was then. With nobody there it returns at once.
     ///
     /// # Errors
-    /// Who had not at the deadline. It is taken for gone, and not waited for again until it is heard of.
-    pub async fn passed(&self, slices: &[SliceAt], deadline: Instant) -> Result<(), Late> {
+    /// Who had not when the patience was over. It is taken for gone, and not waited for again until it is heard of.
+    pub async fn passed(&self, slices: &[SliceAt], patience: &Patience) -> Result<(), Late> {
         let mut changes = self.said.changes();
-        if tokio::time::timeout_at(deadline, self.said.synced()).await.is_err() {
+        if patience.wait(self.said.synced()).await.is_none() {
             return Err(Late { names: vec!["the API server".to_owned()] });
         }
         loop {
@@ -81,11 +81,11 @@ impl Drains {
                 return Ok(());
             }
             self.ask(&missing);
-            match tokio::time::timeout_at(deadline, changes.recv()).await {
-                Ok(Some(_)) => while changes.try_recv().is_ok() {},
+            match patience.wait(changes.recv()).await {
+                Some(Some(_)) => while changes.try_recv().is_ok() {},
                 // Nobody follows the Leases any more: we are shutting down, and end nothing.
-                Ok(None) => std::future::pending().await,
-                Err(_) => return Err(self.give_up(self.missing(slices))),
+                Some(None) => std::future::pending().await,
+                None => return Err(self.give_up(self.missing(slices))),
             }
         }
     }
