@@ -53,8 +53,8 @@ pub(crate) struct Drain {
     netns: NetNs,
     bound: Duration,
     shutdown: CancellationToken,
-    /// Slices of namespaces in which a pod ends right now.
-    following: Mutex<BTreeMap<String, Weak<Following>>>,
+    /// Slices of which a pod leaves right now, by namespace and selector.
+    following: Mutex<BTreeMap<(String, String), Weak<Following>>>,
     /// Pods of several containers are drained once.
     pods: Mutex<BTreeMap<String, Weak<OnceCell<()>>>>,
 }
@@ -83,7 +83,9 @@ impl Drain {
         let began = Instant::now();
         let services = node.services.list_in(pod.metadata.namespace.as_deref().unwrap_or_default());
         let asked = pod.annotations().get(DRAIN).map(String::as_str);
-        if grace.is_zero() || asked == Some(NONE) || !services.iter().any(|service| selects(service, pod)) {
+        let selecting: Vec<String> =
+            services.iter().filter(|service| selects(service, pod)).map(|service| service.name_any()).collect();
+        if grace.is_zero() || asked == Some(NONE) || selecting.is_empty() {
             return grace;
         }
         let once = {
@@ -94,15 +96,15 @@ impl Drain {
             pods.insert(spec::uid(pod).to_owned(), Arc::downgrade(&once));
             once
         };
-        once.get_or_init(|| self.drain(node, pod, ips, grace)).await;
+        once.get_or_init(|| self.drain(node, pod, &selecting, ips, grace)).await;
         grace.saturating_sub(began.elapsed()).max(LEAST.min(grace))
     }
 
-    async fn drain(&self, node: &Context, pod: &Pod, ips: &[IpAddr], grace: Duration) {
+    async fn drain(&self, node: &Context, pod: &Pod, services: &[String], ips: &[IpAddr], grace: Duration) {
         let began = Instant::now();
         // A short grace period is the app's more than ours. What the controller takes is not taken from the senders' time.
         let patience = || self.silence.patience(self.bound, began + grace / 2);
-        let following = self.follow(pod.metadata.namespace.as_deref().unwrap_or_default());
+        let following = self.follow(pod.metadata.namespace.as_deref().unwrap_or_default(), slices_of(services));
         let Some(left) = patience().wait(leave(&following.slices, spec::uid(pod))).await else {
             self.late(node, pod, "the EndpointSlice controller, which has not marked the endpoint as terminating");
             return;
@@ -134,18 +136,19 @@ impl Drain {
         node.recorder.pod(pod, Kind::Warning, "DrainLate", message);
     }
 
-    /// The slices of a namespace, followed while a pod of it ends.
-    fn follow(&self, namespace: &str) -> Arc<Following> {
+    /// Slices of a namespace, followed while a pod leaves them.
+    fn follow(&self, namespace: &str, selector: String) -> Arc<Following> {
         let mut all = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, following| following.strong_count() > 0);
-        if let Some(known) = all.get(namespace).and_then(Weak::upgrade) {
+        let name = (namespace.to_owned(), selector);
+        if let Some(known) = all.get(&name).and_then(Weak::upgrade) {
             return known;
         }
         let end = self.shutdown.child_token();
         let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), namespace);
-        let slices = Watched::start(api, watcher::Config::default().labels(MANAGED), end.clone());
+        let slices = Watched::start(api, watcher::Config::default().labels(&name.1), end.clone());
         let following = Arc::new(Following { slices, _end: end.drop_guard() });
-        all.insert(namespace.to_owned(), Arc::downgrade(&following));
+        all.insert(name, Arc::downgrade(&following));
         following
     }
 
@@ -190,6 +193,16 @@ fn flows(netns: &NetNs, ips: &[IpAddr], all: bool) -> netlink::Result<usize> {
                 _ => false,
             }
     })
+}
+
+/// Selects the slices of these Services: a namespace may have thousands of others. Of very many Services it is all slices, because a selector
+/// goes into the address of a request.
+fn slices_of(services: &[String]) -> String {
+    const MANY: usize = 64;
+    match services.len() {
+        1..=MANY => format!("{MANAGED},kubernetes.io/service-name in ({})", services.join(",")),
+        _ => MANAGED.to_owned(),
+    }
 }
 
 /// Waits until every slice that has the pod's endpoint says that it goes, or has it no more.
@@ -291,6 +304,13 @@ mod tests {
         assert_eq!((departure.staying.len(), left(&departure)), (1, vec![7]));
         departure.deleted(&slice("two", 9, &[("a", false)]));
         assert_eq!((departure.staying.len(), left(&departure)), (0, vec![7, 9]));
+    }
+
+    #[test]
+    fn only_slices_of_what_selects_the_pod_are_followed() {
+        let services = |count: usize| (0..count).map(|number| format!("s{number}")).collect::<Vec<_>>();
+        assert_eq!(slices_of(&services(2)), format!("{MANAGED},kubernetes.io/service-name in (s0,s1)"));
+        assert_eq!(slices_of(&services(1000)), MANAGED);
     }
 
     #[test]
