@@ -241,6 +241,8 @@ impl Cluster {
     }
 }
 
+/// Waits for the gRPC server, in the app's shell: the app listens last, so that a pod that is ready answers both.
+const LISTENS: &str = "until /bin/busybox grep -q ':2382 .* 0A ' /proc/net/tcp; do /bin/busybox sleep 0.02; done";
 const CLUSTER_IP: &str = "{.spec.clusterIP}";
 const EXTERNAL_IP: &str = "{.status.loadBalancer.ingress[0].ip}";
 
@@ -255,7 +257,7 @@ fn template(app: &str, drain: &str) -> String {
         "  selector: {{matchLabels: {{app: {app}}}}}\n  \
          template:\n    metadata:\n      labels: {{app: {app}}}\n      annotations: {{portolan.dev/drain: {drain}}}\n    spec:\n      \
          containers:\n        - name: soak\n          image: {IMAGE}\n          imagePullPolicy: Never\n          \
-         command: [/bin/busybox, sh, -c, \"trap 'exit 0' TERM; /grpc serve 0.0.0.0:9090 & /app & wait\"]\n          \
+         command: [/bin/busybox, sh, -c, \"trap 'exit 0' TERM; /grpc serve 0.0.0.0:9090 & {LISTENS}; /app & wait\"]\n          \
          readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}\n"
     )
 }
