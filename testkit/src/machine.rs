@@ -15,6 +15,8 @@ pub struct Machine {
     /// The first process as the host sees it.
     pid: u32,
     folder: TempDir,
+    /// Our binary.
+    portolan: PathBuf,
 }
 
 /// What a program said, and how it ended.
@@ -28,6 +30,11 @@ pub struct Said {
 impl Machine {
     /// Makes the namespaces, with the loopback up and nothing else.
     pub fn new() -> Result<Self> {
+        Machine::of(built("portolan"))
+    }
+
+    /// The same for this very binary, which need not be the one beside the test.
+    pub fn of(portolan: PathBuf) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("portolan-test-").tempdir()?;
         let mut first = Command::new("unshare")
             .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"])
@@ -44,7 +51,7 @@ impl Machine {
             bail!("the namespaces could not be made (root? package iproute2?)");
         }
         let pid = child_of(first.id()).context("the first process has gone")?;
-        Ok(Machine { first, pid, folder })
+        Ok(Machine { first, pid, folder, portolan })
     }
 
     /// The cluster's `--data-dir`.
@@ -72,9 +79,9 @@ impl Machine {
         command
     }
 
-    /// Our binary, as cargo built it for this test run.
+    /// Our binary, to be run on the machine.
     pub fn portolan(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command(built("portolan"));
+        let mut command = self.command(&self.portolan);
         command.args(arguments);
         command
     }

@@ -45,7 +45,6 @@ pub struct World {
     pub machine: Machine,
     kubectl: PathBuf,
     nodes: String,
-    debug: bool,
     clients: Vec<Child>,
     pub alone: Alone,
     pub clock: Clock,
@@ -58,7 +57,8 @@ pub struct World {
 
 impl World {
     pub fn begin(nodes: u8, debug: bool, kubectl: PathBuf) -> Result<Self> {
-        let machine = Machine::new()?;
+        let profile = if debug { "debug" } else { "release" };
+        let machine = Machine::of(crate::command::target().join(profile).join("portolan"))?;
         std::fs::create_dir_all(machine.data_dir())?;
         let mut mount = machine.command("mount");
         said(mount.args(["-t", "tmpfs", "-o", "size=96m", "tmpfs"]).arg(machine.data_dir()))?.ok()?;
@@ -67,7 +67,6 @@ impl World {
             machine,
             kubectl,
             nodes: nodes.to_string(),
-            debug,
             clients: Vec::new(),
             alone: Alone::default(),
             clock,
@@ -99,9 +98,7 @@ impl World {
     }
 
     fn portolan(&self, arguments: &[&str]) -> std::process::Command {
-        let profile = if self.debug { "debug" } else { "release" };
-        let mut command = self.machine.command(crate::command::target().join(profile).join("portolan"));
-        command.args(arguments);
+        let mut command = self.machine.portolan(arguments);
         self.clock.rule(&mut command);
         command
     }
