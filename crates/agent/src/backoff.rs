@@ -6,6 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 const FIRST: SignedDuration = SignedDuration::from_secs(10);
 const MOST: SignedDuration = SignedDuration::from_secs(300);
 const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_secs(600);
+/// A failure may lie so far ahead and was still just now: shims note the time of an exit themselves.
+const AHEAD: SignedDuration = SignedDuration::from_secs(1);
 
 /// How patient we are now. A fresh one lets the first retry pass at once, as upstream does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,6 +32,10 @@ impl Backoff {
     pub fn until(&self, failed_at: Timestamp, now: Timestamp) -> Option<(Timestamp, SignedDuration)> {
         let (since, delay) = self.last?;
         if failed_at.duration_since(since) > FORGOTTEN_AFTER {
+            return None;
+        }
+        // The clock has been set back since then. How long ago it was nobody knows, and until the clock is there again it may be hours.
+        if failed_at.duration_since(now) > AHEAD {
             return None;
         }
         let end = failed_at.saturating_add(delay).unwrap_or(failed_at);
@@ -80,6 +86,18 @@ mod tests {
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_is_not_waited_for() {
+        let mut backoff = Backoff::default();
+        backoff.next(at(5000), at(5000));
+        // Of its time, and an hour later by a clock that is behind by an hour.
+        assert_eq!(backoff.until(at(5100), at(5100)), Some((at(5110), FIRST)));
+        assert_eq!(backoff.until(at(5100), at(5099)), Some((at(5110), FIRST)));
+        assert_eq!(backoff.until(at(5100), at(1500)), None);
+        backoff.next(at(5100), at(1500));
+        assert_eq!(backoff.until(at(1520), at(1521)), Some((at(1540), FIRST * 2)), "it goes on from there");
     }
 
     #[test]

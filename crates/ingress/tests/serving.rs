@@ -13,7 +13,8 @@ use http_body_util::{BodyExt, Full};
 use lab::{Backend, Lab, run, until};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
 
 #[test]
 fn requests_reach_the_service_that_the_rules_name() {
@@ -87,6 +88,40 @@ fn classes_decide_whose_an_ingress_is() {
         lab.until("unnamed.example", "/", 200).await;
         let foreign = lab.get("networking.k8s.io/v1", "Ingress", "foreign").await;
         assert!(foreign["status"]["loadBalancer"]["ingress"].is_null(), "{foreign}");
+        lab.stop().await;
+    });
+}
+
+/// A pod that has gone without a word, or its node: nobody answers there, neither yes nor no.
+#[test]
+fn an_endpoint_that_says_nothing_is_passed_over_and_not_waited_for() {
+    run(async || {
+        let lab = Lab::new().await;
+        let web = Backend::echo("web").await;
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let silent = socket.listen(0).unwrap();
+        let address = silent.local_addr().unwrap();
+        // Nobody accepts: what comes when its queue is full is not answered.
+        let mut queued = Vec::new();
+        while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+            queued.push(stream.unwrap());
+        }
+        lab.service("web", &[web.address]).await;
+        // Longer than curl waits.
+        lab.ingress("web", "web.example", "web", &[("proxy-connect-timeout", "60")]).await;
+        lab.until("web.example", "/", 200).await;
+        lab.service("web", &[address, web.address]).await;
+        for _ in 0..6 {
+            assert_eq!(lab.curl("web.example", "/", &[]).await.status(), 200);
+        }
+        until("the silent one is tried", async || {
+            lab.curl("web.example", "/", &[]).await;
+            let text = lab.registry.scrape().body;
+            let failures = text.lines().find(|line| line.starts_with("portolan_ingress_connect_failures_total"));
+            if failures.is_some_and(|line| !line.ends_with(" 0")) { Ok(()) } else { Err(text) }
+        })
+        .await;
         lab.stop().await;
     });
 }

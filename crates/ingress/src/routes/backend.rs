@@ -11,6 +11,8 @@ use arc_swap::ArcSwap;
 use service_model::ObjectKey;
 use sha2::{Digest, Sha256};
 
+/// How many endpoints a request is sent to, one after the other, before it is given up.
+pub const ATTEMPTS: usize = 3;
 /// How many endpoints are compared for one request: enough to avoid the loaded ones, few enough for a Service with thousands.
 const COMPARED: usize = 16;
 /// What a recent failure to connect weighs, in requests.
@@ -65,12 +67,18 @@ impl Endpoint {
 #[derive(Debug)]
 pub struct Load {
     endpoint: Arc<Endpoint>,
+    others: bool,
 }
 
 impl Load {
-    fn on(endpoint: &Arc<Endpoint>) -> Self {
+    fn on(endpoint: &Arc<Endpoint>, others: bool) -> Self {
         endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
-        Load { endpoint: Arc::clone(endpoint) }
+        Load { endpoint: Arc::clone(endpoint), others }
+    }
+
+    /// Whether the request can be sent to another endpoint if this one does not take it.
+    pub fn has_others(&self) -> bool {
+        self.others
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
@@ -160,13 +168,14 @@ impl ServicePort {
         let in_turn = set.endpoints[first..].iter().chain(&set.endpoints[..first]);
         let untried = in_turn.filter(|endpoint| !tried.contains(&endpoint.address));
         let least = untried.take(COMPARED).min_by_key(|endpoint| endpoint.load(now))?;
-        Some(Load::on(least))
+        Some(Load::on(least, tried.len() + 1 < count.min(ATTEMPTS)))
     }
 
     /// The endpoint that an affinity cookie names, if it still serves.
     pub fn named(&self, cookie: &str) -> Option<Load> {
         let set = self.set.load();
-        set.endpoints.iter().find(|endpoint| &*endpoint.cookie == cookie).map(Load::on)
+        let named = set.endpoints.iter().find(|endpoint| &*endpoint.cookie == cookie);
+        named.map(|endpoint| Load::on(endpoint, set.endpoints.len() > 1))
     }
 }
 

@@ -21,7 +21,7 @@ mod ports;
 mod stats;
 mod table;
 
-pub use backend::{Endpoint, EndpointSet, Load, Protocol, ServicePort, Unavailable};
+pub use backend::{ATTEMPTS, Endpoint, EndpointSet, Load, Protocol, ServicePort, Unavailable};
 pub use canary::{Canary, HeaderRule};
 pub use class::ClassRule;
 pub use fault::{Culprit, Fault, Reason};

@@ -92,10 +92,16 @@ pub(crate) enum Upstream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// Within a cluster a connection is made within a few milliseconds or, because a pod or its node has gone without a word, not at all. Where
+/// another endpoint can be asked, this one gets so much and not the whole of the route's time.
+const PATIENCE: Duration = Duration::from_millis(300);
+
 /// Connects to the endpoint of `load`.
 pub(crate) async fn connect(load: &Load, route: &Route, speaks: Speaks, tls: &BackendTls) -> Result<Upstream, Reason> {
-    let connected = tokio::time::timeout(route.options.connect_timeout, async {
-        let stream = TcpStream::connect(load.endpoint().address).await?;
+    let whole = route.options.connect_timeout;
+    let patience = if load.has_others() { whole.min(PATIENCE) } else { whole };
+    let connected = tokio::time::timeout(whole, async {
+        let stream = tokio::time::timeout(patience, TcpStream::connect(load.endpoint().address)).await??;
         stream.set_nodelay(true)?;
         if !speaks.tls {
             return Ok::<_, io::Error>(Upstream::Plain(stream));
@@ -111,8 +117,8 @@ pub(crate) async fn connect(load: &Load, route: &Route, speaks: Speaks, tls: &Ba
     });
     match connected.await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(_)) => Err(Reason::Connect),
-        Err(_) => Err(Reason::ConnectTimeout),
+        Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => Err(Reason::Connect),
+        Ok(Err(_)) | Err(_) => Err(Reason::ConnectTimeout),
     }
 }
 

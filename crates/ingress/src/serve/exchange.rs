@@ -21,10 +21,8 @@ use super::refusal::Refusal;
 use super::worker::Worker;
 use super::{admit, headers, http1, pages, policy, sticky, upgrade};
 use crate::log::Line;
-use crate::routes::{Load, Place, Route};
+use crate::routes::{ATTEMPTS, Load, Place, Route};
 
-/// Endpoints that one request is tried on.
-const ATTEMPTS: usize = 3;
 /// How long an endpoint that takes no connection is avoided, in milliseconds.
 const SUSPECT_MS: u64 = 1000;
 
