@@ -327,7 +327,7 @@ async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     let mut all = Vec::new();
     let mut buffer = [0; 4096];
     loop {
-        let read = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut buffer)).await.unwrap().unwrap();
+        let read = timeout(Duration::from_secs(30), stream.read(&mut buffer)).await.unwrap().unwrap();
         all.extend_from_slice(&buffer[..read]);
         let so_far = String::from_utf8_lossy(&all).into_owned();
         if so_far.contains(text) {
