@@ -99,7 +99,7 @@ fn an_endpoint_that_says_nothing_is_passed_over_and_not_waited_for() {
         let lab = Lab::new().await;
         let web = Backend::echo("web").await;
         let socket = TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket.bind((lab::local_address(), 0).into()).unwrap();
         let silent = socket.listen(0).unwrap();
         let address = silent.local_addr().unwrap();
         // Nobody accepts: what comes when its queue is full is not answered.
