@@ -4,7 +4,7 @@
 //! for all of them (before, it was an eighth of the program); what a text says is read beside it: at once where few have come, and where many
 //! have, in parts on other cores, while the next ones are fetched.
 
-use std::any::TypeId;
+use std::any::Any;
 use std::borrow::Cow;
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
@@ -24,7 +24,6 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::Object;
-use crate::recent::{self, Whole};
 
 /// What serde_json calls a value that is to be left as it is written (its `RawValue`, feature `raw_value`).
 const AS_WRITTEN: &str = "$serde_json::private::RawValue";
@@ -42,6 +41,8 @@ pub struct Following<K> {
 
 type Texts = BoxStream<'static, watcher::Result<Event<Document>>>;
 type Objects = BoxStream<'static, watcher::Result<Event<Whole>>>;
+/// An object of the kind that is followed.
+type Whole = Arc<dyn Any + Send + Sync>;
 
 impl<K> Debug for Following<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,20 +71,15 @@ const TASKS: usize = 4;
 /// So few are read sooner than a task is begun.
 const FEW: usize = 8;
 
-fn read<K: Object>(document: Document) -> serde_json::Result<Whole> {
-    let parse = |text: &str| Ok(Arc::new(serde_json::from_str::<K>(text)?) as Whole);
-    match document.version.into_inner().and_then(|meta| meta.resource_version) {
-        Some(version) => recent::read(TypeId::of::<K>(), version, document.text, parse),
-        // Of a list, which is long, and which others read at other times.
-        None => parse(&document.text),
-    }
+fn read<K: Object>(text: &str) -> serde_json::Result<Whole> {
+    Ok(Arc::new(serde_json::from_str::<K>(text)?))
 }
 
 /// In the order of the texts. Apart from [`follow`], because it is the same for every kind.
-fn objects(texts: Texts, read: fn(Document) -> serde_json::Result<Whole>) -> Objects {
+fn objects(texts: Texts, read: fn(&str) -> serde_json::Result<Whole>) -> Objects {
     let read = move |event: watcher::Result<Event<Document>>| {
         each(event?, |document| {
-            read(document).map_err(|fault| watcher::Error::WatchFailed(kube::Error::SerdeError(fault)))
+            read(&document.text).map_err(|fault| watcher::Error::WatchFailed(kube::Error::SerdeError(fault)))
         })
     };
     let parts = texts.ready_chunks(TOGETHER).map(move |part| {

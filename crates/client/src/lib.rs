@@ -11,7 +11,6 @@ pub mod events;
 mod follow;
 mod lean;
 mod link;
-mod recent;
 mod watched;
 
 use std::path::{Path, PathBuf};

@@ -81,19 +81,17 @@ pub fn tmpfs(target: &Path, size: Option<u64>, mode: u32) -> Result<()> {
 
 /// Takes away every mount at or below `path`, the last made first. What is still in use goes as soon as it is not.
 pub fn unmount_all(path: &Path) -> Result<()> {
-    // The list grows with each pod of the machine and is dear: it is asked for again only if something was not as it said, because others
-    // mount or unmount too. The bound only stops a fight with a mounter.
+    // One mount may hide others, so look again until nothing is left; the bound only stops a fight with a mounter.
     for _ in 0..64 {
-        let mut as_listed = true;
-        for target in mounted_below(path)?.iter().rev() {
+        let below = mounted_below(path)?;
+        if below.is_empty() {
+            return Ok(());
+        }
+        for target in below.iter().rev() {
             match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-                Ok(()) => {}
-                Err(Errno::EINVAL | Errno::ENOENT) => as_listed = false,
+                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
                 Err(e) => return Err(Error::path("unmount", target, e)),
             }
-        }
-        if as_listed {
-            return Ok(());
         }
     }
     Err(Error::path("unmount all below", path, Errno::EBUSY))
