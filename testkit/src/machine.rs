@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
@@ -90,6 +91,19 @@ impl Machine {
     pub fn kubectl(&self, arguments: &[&str]) -> Result<Said> {
         let kubectl = std::env::var_os("KUBECTL_NEWEST").unwrap_or_else(|| "kubectl".into());
         said(self.command(kubectl).args(arguments))
+    }
+
+    /// Has a workload's pods replaced. kubectl tells one restart from another by the second, and refuses another within the same one: that is
+    /// waited for, whatever else it refuses is an error.
+    pub fn rollout_restart(&self, workload: &str) -> Result<()> {
+        loop {
+            let said = self.kubectl(&["rollout", "restart", workload])?;
+            if said.code != Some(0) && said.err.contains("already been triggered within the past second") {
+                std::thread::sleep(Duration::from_millis(100));
+                continue;
+            }
+            return said.ok().map(drop);
+        }
     }
 
     /// Starts the cluster in the background and waits until it is ready.

@@ -135,7 +135,7 @@ impl Cluster {
         match round % 5 {
             0 => drop(self.kubectl(&["delete", "pods", "-l", &format!("group=g{group}"), "--wait=false"])?),
             1 => drop(self.kubectl(&["scale", &deployment, &format!("--replicas={}", 2 + round % 6)])?),
-            2 => drop(self.kubectl(&["rollout", "restart", &deployment])?),
+            2 => self.machine.rollout_restart(&deployment)?,
             3 => {
                 let selector = |value: &str| format!(r#"{{"spec": {{"selector": {{"s{number}": "{value}"}}}}}}"#);
                 self.kubectl(&["patch", &changed, "-p", &selector("nobody")])?;

@@ -158,13 +158,13 @@ fn whatever_comes_and_goes_endpoints_are_the_ready_pods() -> Result<()> {
         let name = &names[round % services];
         let (deployment, service) = (format!("deployment/{name}"), format!("service/{name}"));
         match round % 5 {
-            0 => cluster.kubectl(&["delete", "pods", "-l", &format!("app={name}"), "--wait=false"])?,
-            1 => cluster.kubectl(&["scale", &deployment, &format!("--replicas={}", round % 4)])?,
-            2 => cluster.kubectl(&["rollout", "restart", &deployment])?,
+            0 => drop(cluster.kubectl(&["delete", "pods", "-l", &format!("app={name}"), "--wait=false"])?),
+            1 => drop(cluster.kubectl(&["scale", &deployment, &format!("--replicas={}", round % 4)])?),
+            2 => cluster.machine.rollout_restart(&deployment)?,
             // A selector that means nobody, and then the same again.
-            3 => cluster.kubectl(&["patch", &service, "-p", r#"{"spec": {"selector": {"app": "nobody"}}}"#])?,
-            _ => cluster.kubectl(&["delete", &service])?,
-        };
+            3 => drop(cluster.kubectl(&["patch", &service, "-p", r#"{"spec": {"selector": {"app": "nobody"}}}"#])?),
+            _ => drop(cluster.kubectl(&["delete", &service])?),
+        }
         cluster.web(std::slice::from_ref(name), 1)?;
     }
     cluster.web(&names, 2)?;

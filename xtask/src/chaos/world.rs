@@ -37,9 +37,23 @@ spec:
   ports: [{port: 80, targetPort: 8080, nodePort: 30080}]
 "#;
 
-/// Asks for ever; each failure is a line.
-const CLIENT: &str =
-    r#"while :; do curl -sf -o /dev/null --max-time 3 "$URL" || echo "$NAME: curl $?"; sleep 0.02; done"#;
+/// Asks for ever; each failure is a line. It says how far the request came, and what the kernels of the machine and its nodes track of it: by its
+/// port when it was connected, else what has had no answer yet.
+const CLIENT: &str = r#"
+while :; do
+    told=$(curl -sf -o /dev/null --max-time 3 -w '%{local_port} %{time_connect} %{http_code}' "$URL")
+    code=$?
+    if [ $code -ne 0 ]; then
+        set -- $told
+        if [ "${1:-0}" -gt 0 ]; then flow="sport=$1 "; else flow='SYN_(SENT|RECV) .*dport=(80|8080|30080) '; fi
+        tracked=$(
+            grep -hE "$flow" /proc/net/nf_conntrack
+            for node in "$NODES"/portolan*; do nsenter --net="$node" grep -hE "$flow" /proc/net/nf_conntrack; done
+        )
+        echo "$NAME: curl $code at $(date +%T), connected after $2 s, status $3; tracked:" $tracked
+    fi
+    sleep 0.02
+done"#;
 
 pub struct World {
     pub machine: Machine,
@@ -123,7 +137,12 @@ impl World {
     fn start_client(&mut self, name: &str, url: &str) -> Result<()> {
         let lost = std::fs::File::options().create(true).append(true).open(self.machine.folder().join("lost"))?;
         let mut client = self.machine.command("sh");
-        client.args(["-c", CLIENT]).env("URL", url).env("NAME", name).stdout(Stdio::from(lost));
+        client
+            .args(["-c", CLIENT])
+            .env("URL", url)
+            .env("NAME", name)
+            .env("NODES", self.machine.data_dir().join("run/netns"));
+        client.stdout(Stdio::from(lost)).stderr(Stdio::null());
         self.clients.push(client.spawn()?);
         Ok(())
     }
