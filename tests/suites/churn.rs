@@ -2,9 +2,10 @@
 //! comes and goes: endpoints converge to what selectors and readiness define, and how long they are out of date is measured and told.
 //!
 //! `PORTOLAN_TEST_CHURN` says for how many seconds things come and go (15 without it), `PORTOLAN_TEST_PACE` how many milliseconds lie between
-//! one disturbance and the next (none without it: the machine is kept busy), and `PORTOLAN_TEST_GROUPS` over how many groups of five pods the
-//! Services are spread (20; with 60 there are as many pods as three nodes hold, and each belongs to thirteen Services). Times decide nothing here: they are told beside the result, by
-//! when an observer of both, outside of the cluster's process, heard of a pod's change and of the slice that says the same.
+//! one disturbance and the next (none without it: the machine is kept busy), `PORTOLAN_TEST_GROUPS` over how many groups of five pods the
+//! Services are spread (20; with 800 each Service has twenty pods of its own), and `PORTOLAN_TEST_NODES` over how many nodes (3; a node holds
+//! 250 pods). Times decide nothing here: they are told beside the result, by when an observer of both, outside of the
+//! cluster's process, heard of a pod's change and of the slice that says the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -20,6 +21,8 @@ use testkit::{Machine, until};
 /// Pods of a group, a Deployment each.
 const PODS: usize = 5;
 const SERVICES: usize = 200;
+/// Groups that are begun together.
+const AT_ONCE: usize = 20;
 /// The Services from here on are themselves changed, deleted and made again; how late those are is not measured.
 const STEADY: usize = 180;
 
@@ -45,7 +48,11 @@ fn groups() -> usize {
     number("PORTOLAN_TEST_GROUPS").and_then(|groups| usize::try_from(groups).ok()).unwrap_or(20)
 }
 
+/// None is another Service's where there are enough of them.
 fn groups_of(service: usize) -> [usize; 4] {
+    if groups() >= SERVICES * 4 {
+        return [0, 1, 2, 3].map(|number| service * 4 + number);
+    }
     DISTANCES[service * DISTANCES.len() / SERVICES].map(|distance| (service + distance) % groups())
 }
 
@@ -79,9 +86,18 @@ struct Cluster {
 
 impl Cluster {
     fn up() -> Result<Self> {
-        let cluster = Cluster { machine: Machine::with_cluster(&["--nodes", "3"])? };
-        let all = (0..groups()).map(deployment).chain((0..SERVICES).map(service)).collect::<String>();
-        cluster.create(&all)?;
+        let nodes = number("PORTOLAN_TEST_NODES").unwrap_or(3).to_string();
+        let cluster = Cluster { machine: Machine::with_cluster(&["--nodes", &nodes, "--max-pods", "250"])? };
+        cluster.create(&(0..SERVICES).map(service).collect::<String>())?;
+        for start in (0..groups()).step_by(AT_ONCE) {
+            let end = groups().min(start + AT_ONCE);
+            cluster.create(&(start..end).map(deployment).collect::<String>())?;
+            let begun: Vec<String> = (start..end).map(|group| format!("deployment/g{group}")).collect();
+            let begun = begun.iter().map(String::as_str);
+            let words: Vec<&str> =
+                ["wait", "--for=condition=Available", "--timeout=90s"].into_iter().chain(begun).collect();
+            cluster.kubectl(&words)?;
+        }
         Ok(cluster)
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Three sources, read only here: the crate `k8s-pb` (protobuf numbers, wire types and the list and patch markers in its comments), the
 //! crate `k8s-openapi` (exact JSON names of the release we serve, and which fields are required) and `crates/api/schema/go-types.txt`
-//! (what neither of them says: which fields are pointers or embedded in upstream's Go types, and the Go names of string types).
-//! The table is checked in, so that nobody needs the sources to build; a field that `k8s-pb` does not know yet gets no number.
+//! (what neither of them says: which fields are pointers or embedded in upstream's Go types, the Go names of string types, and the numbers
+//! of fields that are newer than `k8s-pb`). The table is checked in, so that nobody needs the sources to build.
 
 mod emit;
 mod openapi;
@@ -158,10 +158,13 @@ pub fn normal_id(id: &TypeId) -> TypeId {
     TypeId { module: id.module.clone(), name: normal(&id.name) }
 }
 
-/// One Go fact: `json!:*Name`.
+/// One Go fact: `json#7@key!:*Name`.
 #[derive(Debug, Clone)]
 pub struct Fact {
     pub json: String,
+    /// 0 when `k8s-pb` has it; then it has the markers as well.
+    pub number: u32,
+    pub markers: Vec<(String, String)>,
     pub always: bool,
     pub pointer: bool,
     pub go: String,
@@ -184,11 +187,29 @@ fn read_facts(path: &Path) -> Result<Facts> {
 
 fn read_fact(word: &str) -> Result<Fact> {
     if let Some(embedded) = word.strip_prefix('<') {
-        return Ok(Fact { json: format!("<{embedded}"), always: false, pointer: false, go: embedded.to_owned() });
+        let json = format!("<{embedded}");
+        let go = embedded.to_owned();
+        return Ok(Fact { json, number: 0, markers: Vec::new(), always: false, pointer: false, go });
     }
     let (name, go) = word.split_once(':').with_context(|| format!("bad fact: {word}"))?;
+    let (rest, merged) = name.trim_end_matches('!').split_once('@').unwrap_or((name.trim_end_matches('!'), ""));
+    let (json, number) = match rest.split_once('#') {
+        Some((json, number)) => (json, number.parse().with_context(|| format!("bad number: {word}"))?),
+        None => (rest, 0),
+    };
+    let key = merged.trim_start_matches('@');
+    let by_patches = [("patchStrategy", "merge"), ("patchMergeKey", key)];
+    let by_apply = [("listType", "map"), ("listMapKey", key)];
+    let markers = match merged {
+        "" => Vec::new(),
+        "set" => vec![("listType", "set")],
+        merged if merged.starts_with('@') => by_apply.to_vec(),
+        _ => [by_patches, by_apply].concat(),
+    };
     Ok(Fact {
-        json: name.trim_end_matches('!').to_owned(),
+        json: json.to_owned(),
+        number,
+        markers: markers.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         always: name.ends_with('!'),
         pointer: go.starts_with('*'),
         go: go.trim_start_matches('*').to_owned(),
@@ -230,8 +251,12 @@ fn join(id: &TypeId, pb: &prost::Module, openapi: &openapi::Module, facts: &Fact
             continue;
         }
         let mut field = property.into_field();
-        apply_fact(&mut field, known.iter().find(|fact| fact.json == json));
-        say(id, &json, "has no protobuf number");
+        let fact = known.iter().find(|fact| fact.json == json);
+        apply_fact(&mut field, fact);
+        match fact.filter(|fact| fact.number > 0) {
+            Some(fact) => (field.number, field.markers) = (fact.number, fact.markers.clone()),
+            None => say(id, &json, "has no protobuf number"),
+        }
         fields.push(field);
     }
     let typed = object.is_some_and(|object| object.properties.iter().any(|property| property.json == "apiVersion"));

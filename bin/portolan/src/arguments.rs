@@ -90,6 +90,9 @@ pub struct UpOptions {
     /// Nodes to make, each a network namespace of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub nodes: u8,
+    /// Pods that a node takes at most; its range has addresses for 250
+    #[arg(long, value_name = "N", default_value_t = 110, value_parser = clap::value_parser!(u16).range(1..=250))]
+    pub max_pods: u16,
     /// Addresses for Services of type LoadBalancer, such as 192.168.94.200-192.168.94.250 or office=10.1.2.0/28, or `none`; may be
     /// given again [default: the upper end of the nodes' own range]
     #[arg(long, value_name = "[NAME=]RANGES", value_parser = pool_flag)]

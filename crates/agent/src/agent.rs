@@ -93,7 +93,7 @@ impl Agent {
         let make = |path: PathBuf| fs::create_dir_all(&path).map_err(|source| Error::Folder { path, source });
         make(config.pods_dir.clone())?;
         make(config.namespaces_dir.clone())?;
-        let machine = Machine::read();
+        let machine = Machine::read(config.max_pods);
         // Before the first look at what runs, so that no exit falls between.
         let events = config.runtime.events();
         let found = config.runtime.adopt().await.map_err(Error::Adopt)?;

@@ -38,6 +38,8 @@ pub struct Config {
     pub pull: PullOptions,
     /// Where the kubelet API is served on the node's addresses, for `status.daemonEndpoints`; 0 if only in this process.
     pub kubelet_port: u16,
+    /// Pods that the node takes at most, as the kubelet's `maxPods`.
+    pub max_pods: u16,
     /// How long a pod that ends is held for the mark of its endpoint, and then for the acknowledgements of who sends to it.
     pub drain_bound: Duration,
     /// Above the pods' cgroups in every hierarchy.

@@ -36,7 +36,6 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 const STATUS_EVERY: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_millis(300);
-const MOST_PODS: u32 = 110;
 /// A node's status lists so many images.
 const MOST_IMAGES: usize = 50;
 
@@ -52,8 +51,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Reads the machine that we are on.
-    pub fn read() -> Machine {
+    /// Reads the machine that we are on, and lets it take so many pods.
+    pub fn read(max_pods: u16) -> Machine {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let memory = memory_kib(&fs::read_to_string("/proc/meminfo").unwrap_or_default()) * 1024;
         let disk = nix::sys::statvfs::statvfs("/").map_or(0, |fs| fs.blocks() * fs.fragment_size());
@@ -61,7 +60,7 @@ impl Machine {
             let list = [
                 ("cpu", cpus.to_string()),
                 ("memory", format!("{}Ki", memory / 1024)),
-                ("pods", MOST_PODS.to_string()),
+                ("pods", max_pods.to_string()),
                 ("ephemeral-storage", format!("{}Ki", disk / 1024)),
             ];
             list.into_iter().map(|(k, v)| (k.to_owned(), Quantity(v))).collect()
@@ -339,8 +338,9 @@ mod tests {
     fn the_machine_is_read() {
         assert_eq!(memory_kib("MemFree: 5 kB\nMemTotal:       24622392 kB\n"), 24_622_392);
         assert_eq!(pretty_name("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n"), Some("Debian GNU/Linux 12"));
-        let machine = Machine::read();
+        let machine = Machine::read(110);
         assert!(machine.capacity.contains_key("cpu") && machine.allocatable.contains_key("memory"));
+        assert_eq!((&*machine.capacity["pods"].0, &*machine.allocatable["pods"].0), ("110", "110"));
     }
 
     #[test]

@@ -107,6 +107,10 @@ impl Property {
         } else if let Some((_, value)) = inner.split_once("BTreeMap<") {
             (shape, inner) = (Shape::Map, value.split_once(", ").map_or(value, |pair| pair.1));
         }
+        // A list in a map is a message of its own in protobuf.
+        if shape == Shape::Map && inner.starts_with("std::vec::Vec<") {
+            return (Element::Plain("Strings"), shape);
+        }
         let inner = inner.trim_end_matches('>');
         let name = inner.rsplit("::").next().unwrap_or(inner);
         let plain = match name {

@@ -134,6 +134,7 @@ fn agent_config(made: Made<'_>, node: &NodeRecord, namespace: &NetNs) -> Result<
         images,
         pull: made.options.registries.pull_options(),
         kubelet_port: 0,
+        max_pods: made.options.max_pods,
         drain_bound: Duration::from_secs(made.options.drain_bound),
         cgroup: format!("portolan/{}", node.name),
     })

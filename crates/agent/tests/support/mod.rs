@@ -261,6 +261,7 @@ fn agent(dir: &Path, netns: &NetNs, cgroup: &str, cidrs: &[IpNet]) -> (Agent, Ar
         images: images.clone(),
         pull: PullOptions::default(),
         kubelet_port: 0,
+        max_pods: 110,
         drain_bound: Duration::from_secs(2),
         cgroup: cgroup.to_owned(),
     };

@@ -1,5 +1,7 @@
 //! Laws over random objects of every kind, and bytes as upstream writes them.
 
+use std::collections::BTreeSet;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
@@ -94,6 +96,43 @@ proptest! {
         let _ = read::message(kinds[at % kinds.len()].3, &bytes, 4);
         let _ = read_watch_frame(&bytes);
     }
+}
+
+#[test]
+fn every_field_has_a_number_of_its_own() {
+    fn look(of: &'static Type, seen: &mut BTreeSet<String>) {
+        if !seen.insert(of.definition()) {
+            return;
+        }
+        let mut numbers = BTreeSet::new();
+        for field in of.fields {
+            match (field.name, field.number) {
+                // The envelope carries these.
+                ("apiVersion" | "kind", 0) => {}
+                (name, 0) => panic!("{} has no number for {name}", of.definition()),
+                (name, number) => assert!(numbers.insert(number), "{}.{name}: {number} twice", of.definition()),
+            }
+            if let Some(inner) = field.message() {
+                look(inner, seen);
+            }
+        }
+    }
+    // Events of a watch and lists of any kind have envelopes of their own in both encodings.
+    let mut seen = BTreeSet::new();
+    schema::kinds().for_each(|(_, _, _, of)| look(of, &mut seen));
+    assert!(seen.len() > 300, "{}", seen.len());
+}
+
+#[test]
+fn what_came_with_the_newest_release_is_carried() {
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}, "spec": {"template": {"spec": {"containers": []}},
+        "scheduling": {"schedulingPolicy": {"gang": {"minCount": 3}}, "disruptionMode": {"all": {}}}}});
+    let decoded = decode(&encode(&job).unwrap()).unwrap();
+    assert_eq!(decoded["spec"]["scheduling"], job["spec"]["scheduling"]);
+    let token = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+        "spec": {"audiences": ["a"], "expirationSeconds": 600, "boundObjectRef": null, "attestations": {"k": ["a", "b"]}}});
+    let decoded = decode(&encode(&token).unwrap()).unwrap();
+    assert_eq!(decoded["spec"]["attestations"], token["spec"]["attestations"]);
 }
 
 #[test]
