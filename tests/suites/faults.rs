@@ -195,3 +195,21 @@ fn an_ordinary_user_is_told_to_use_sudo() -> Result<()> {
     ensure!(refused.code == Some(1) && refused.err.contains("hint: run it with sudo"), "{refused:?}");
     Ok(())
 }
+
+#[test]
+fn a_firewall_that_keeps_pods_in_is_told_with_what_opens_it() -> Result<()> {
+    let machine = Machine::new()?;
+    let closed = "add table inet firewall; \
+                  add chain inet firewall forward { type filter hook forward priority filter; policy drop; }";
+    said(machine.command("nft").arg(closed))?.ok()?;
+    let warned = machine.up(&[])?.err;
+    ensure!(warned.contains("drops what it forwards (chain forward of table inet firewall)"), "{warned}");
+    let (_, hint) = warned.split_once("hint: ").context("no hint")?;
+    for command in hint.split('`').skip(1).step_by(2) {
+        said(machine.command("sh").args(["-c", command]))?.ok()?;
+    }
+    said(&mut machine.portolan(&["down"]))?.ok()?;
+    let quiet = machine.up(&[])?.err;
+    ensure!(!quiet.contains("firewall"), "{quiet}");
+    Ok(())
+}

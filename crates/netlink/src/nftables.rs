@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use linux::NetNs;
 use nft::wire::{Assembly, Decoded, Message, Messages, Request, decode, encode, kind};
-use nft::{Batch, Elements, Errno, Family, Op, Ruleset, SetRef, Table, TableId};
+use nft::{Base, Batch, Chain, Elements, Errno, Expr, Family, Op, Ruleset, SetRef, Table, TableId};
 
 pub use monitor::{Monitor, Notice};
 
@@ -152,6 +152,32 @@ impl NfTables {
             | Decoded::Generation { .. } => {}
         })?;
         Ok(chains)
+    }
+
+    /// A table's chains at which packets enter, and where that is.
+    pub fn base_chains(&mut self, table: &TableId) -> Result<Vec<(Arc<str>, Base)>> {
+        let mut chains = Vec::new();
+        self.ask(&Request::Chains(table.clone()), "list chains", &mut |decoded| {
+            if let Decoded::Chain { table: of, name, chain: Chain { base: Some(base), .. }, .. } = decoded
+                && of == *table
+            {
+                chains.push((name, base));
+            }
+        })?;
+        Ok(chains)
+    }
+
+    /// What the rules of a table consist of, one after the other, as far as it is known here.
+    pub fn expressions(&mut self, table: &TableId) -> Result<Vec<Expr>> {
+        let mut all = Vec::new();
+        self.ask(&Request::Rules(table.clone()), "list rules", &mut |decoded| {
+            if let Decoded::Rule { table: of, exprs, .. } = decoded
+                && of == *table
+            {
+                all.extend(exprs);
+            }
+        })?;
+        Ok(all)
     }
 
     /// Reads a table with all that is in it, as one state: it begins again while others write.

@@ -5,6 +5,7 @@ mod addons;
 mod balancer;
 mod cluster;
 mod detach;
+mod firewall;
 mod ingress;
 mod nodes;
 mod preflight;
@@ -64,6 +65,9 @@ async fn start(options: &UpOptions, layout: &Layout, disk_bound: &Handle) -> Res
     let listener = preflight::api_port(options.api_port)?;
     let (record, namespaces) = prepare_network(options, layout).await?;
     steps.done(shown_nodes(&record));
+    if let Some(uplink) = &record.uplink {
+        firewall::check(&uplink.interface);
+    }
 
     let shutdown = CancellationToken::new();
     let made = cluster::Made { options, layout, record: &record, namespaces: &namespaces };
