@@ -12,8 +12,9 @@ use crate::terminal;
 
 /// Warns of a chain that drops by policy what is forwarded, in whose table no rule knows the nodes' link. What cannot be read is no reason to
 /// stop: the rules may be of a kind that we do not know.
-pub fn check(interface: &str) {
-    for (table, chain) in closed(interface).unwrap_or_default() {
+pub fn check(interface: &str, dual_stack: bool) {
+    let concerns = |table: &TableId| dual_stack || table.family != Family::Ip6;
+    for (table, chain) in closed(interface).unwrap_or_default().into_iter().filter(|(table, _)| concerns(table)) {
         terminal::warn(&anyhow!(
             "this machine's firewall drops what it forwards (chain {chain} of table {table}): pods may not reach the outside, nor the outside them\n  \
              hint: {}",

@@ -66,7 +66,7 @@ async fn start(options: &UpOptions, layout: &Layout, disk_bound: &Handle) -> Res
     let (record, namespaces) = prepare_network(options, layout).await?;
     steps.done(shown_nodes(&record));
     if let Some(uplink) = &record.uplink {
-        firewall::check(&uplink.interface);
+        firewall::check(&uplink.interface, record.pod_cidr.v6.is_some());
     }
 
     let shutdown = CancellationToken::new();
