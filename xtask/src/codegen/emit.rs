@@ -79,6 +79,12 @@ fn field_expression(field: &Field) -> String {
     {
         let _ = write!(text, ".go({:?})", field.go.trim_start_matches("[]"));
     }
+    // Lists in maps are of upstream's `ExtraValue` but for one.
+    if let (Element::Plain("Strings"), Some(of)) = (&field.element, field.go.strip_prefix("map[string]"))
+        && of != "ExtraValue"
+    {
+        let _ = write!(text, ".go({of:?})");
+    }
     for (name, value) in &field.markers {
         match (name.as_str(), value.as_str()) {
             ("patchStrategy", strategies) => {

@@ -65,6 +65,19 @@ fn wrong_types_are_refused_in_gos_words() {
 }
 
 #[test]
+fn lists_in_maps_have_types_of_their_own() {
+    for (group, kind, field, of) in [
+        ("authorization.k8s.io", "SubjectAccessReview", "extra", "ExtraValue"),
+        ("authentication.k8s.io", "TokenRequest", "attestations", "AttestationValue"),
+    ] {
+        let body = format!(r#"{{"spec": {{"{field}": {{"a": "b"}}}}}}"#);
+        let refused = json(body.as_bytes(), Kind { group, version: "v1", kind }, FieldValidation::Strict).unwrap_err();
+        let fault = format!("string into Go struct field {kind}Spec.spec.{field} of type v1.{of}");
+        assert!(refused.message.ends_with(&fault), "{}", refused.message);
+    }
+}
+
+#[test]
 fn quantities_and_times_have_their_own_sentences() {
     let pod = Kind { group: "", version: "v1", kind: "Pod" };
     let body = br#"{"spec": {"containers": [{"name": "c", "resources": {"limits": {"memory": "1XB"}}}]}}"#;

@@ -472,7 +472,7 @@ static AUTHENTICATION_V1_TOKENREQUESTSPEC: Type = Type {
         list("audiences", 1, String, Always),
         one("expirationSeconds", 4, Int64, Nullable),
         one("boundObjectRef", 3, Message(&AUTHENTICATION_V1_BOUNDOBJECTREFERENCE), Nullable),
-        map("attestations", 5, Strings, OmitEmpty),
+        map("attestations", 5, Strings, OmitEmpty).go("AttestationValue"),
     ],
 };
 
