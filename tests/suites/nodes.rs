@@ -60,8 +60,10 @@ fn answers(expected: &BTreeSet<String>, mut ask: impl FnMut() -> Result<String>)
 fn three_nodes_are_one_cluster() -> Result<()> {
     let machine = Machine::new()?;
     machine.busybox_image()?;
-    let told = machine.up(&["--nodes", "3"])?.out;
+    let told = machine.up(&["--nodes", "3", "--max-pods", "200"])?.out;
     ensure!(told.contains("3 nodes are Ready"), "{told}");
+    let room = words(&machine, "nodes", "{.items[*].status.allocatable.pods}")?;
+    ensure!(room == BTreeSet::from(["200".to_owned()]), "nodes take {room:?} pods");
     serve(&machine)?;
     ensure!(words(&machine, "pods", "{.items[*].spec.nodeName}")?.len() == 3, "the pods are not spread");
     let pods = words(&machine, "pods", "{.items[*].metadata.name}")?;

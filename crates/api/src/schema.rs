@@ -281,6 +281,11 @@ mod tests {
         let template = kind("", "v1", "PodTemplate").unwrap().field("template").unwrap().message().unwrap();
         let volume = template.field("spec").unwrap().message().unwrap().field("volumes").unwrap().message().unwrap();
         assert_eq!(volume.field("hostPath").unwrap().number, 1, "inlined from VolumeSource");
+        let responders = template.field("spec").unwrap().message().unwrap().field("evictionResponders").unwrap();
+        assert_eq!((responders.number, responders.merge, responders.merge_key), (44, true, "name"));
+        assert_eq!(responders.list, ListType::Map(&["name"]));
+        let job = kind("batch", "v1", "Job").unwrap().field("spec").unwrap().message().unwrap();
+        assert_eq!(job.field("scheduling").unwrap().number, 17);
         assert!(volume.json_fields().iter().all(|field| !field.name.is_empty()));
     }
 

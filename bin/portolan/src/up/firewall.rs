@@ -50,16 +50,14 @@ fn names(expression: &Expr, interface: &str) -> bool {
 /// The commands that open it, in the language of who made the chain.
 fn opened(table: &TableId, chain: &str, interface: &str) -> String {
     let is_iptables = &*table.name == "filter" && chain == "FORWARD";
-    let program = match table.family {
-        Family::Ip if is_iptables => "iptables",
-        Family::Ip6 if is_iptables => "ip6tables",
+    let way = |iptables: &str, nft: &str| match table.family {
+        Family::Ip if is_iptables => format!("`iptables -I {chain} {iptables} {interface} -j ACCEPT`"),
+        Family::Ip6 if is_iptables => format!("`ip6tables -I {chain} {iptables} {interface} -j ACCEPT`"),
         Family::Ip | Family::Ip6 | Family::Inet => {
-            return format!(
-                "`nft insert rule {table} {chain} iifname {interface} accept` and `nft insert rule {table} {chain} oifname {interface} accept`"
-            );
+            format!("`nft insert rule {table} {chain} {nft} {interface} accept`")
         }
     };
-    format!("`{program} -I {chain} -i {interface} -j ACCEPT` and `{program} -I {chain} -o {interface} -j ACCEPT`")
+    format!("{} and {}", way("-i", "iifname"), way("-o", "oifname"))
 }
 
 #[cfg(test)]

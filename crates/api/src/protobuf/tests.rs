@@ -117,7 +117,6 @@ fn every_field_has_a_number_of_its_own() {
             }
         }
     }
-    // Events of a watch and lists of any kind have envelopes of their own in both encodings.
     let mut seen = BTreeSet::new();
     schema::kinds().for_each(|(_, _, _, of)| look(of, &mut seen));
     assert!(seen.len() > 300, "{}", seen.len());
